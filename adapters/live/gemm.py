@@ -1,0 +1,44 @@
+"""HOT. A linear layer's call: one site for each weight, keyed by the number of rows."""
+
+from __future__ import annotations
+
+import torch
+from fib_plugin.adapters.live.dtype import NAMES
+
+from fib_plugin import ops
+from fib_plugin.dispatch.site import Site
+from fib_plugin.runtime import Runtime
+
+
+class LiveGemm:
+    """Linear calls of one adapter. A weight is known by its address; an alias keeps the address from being reused."""
+
+    def __init__(self, runtime: Runtime, adapter: str) -> None:
+        self._runtime = runtime
+        self._adapter = adapter
+        self._sites: dict[int, Site] = {}
+        self._alive: list[torch.Tensor] = []
+
+    def attempt(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        """x [..., K] times weight [N, K] transposed, or None when the engine's op must answer."""
+        site = self._sites.get(weight.data_ptr()) or self._resolve(weight)
+        if x.dim() == 2:
+            result: torch.Tensor | None = site.attempt(x.shape[0], (x, weight))
+            return result
+        flat = x.reshape(-1, x.shape[-1])
+        result = site.attempt(flat.shape[0], (flat, weight))
+        return None if result is None else result.reshape(*x.shape[:-1], weight.shape[0])
+
+    def wins(self, n: int, k: int, dtype: torch.dtype) -> bool:
+        """Whether a solution is proven for a weight of this shape at any number of rows."""
+        return dtype in NAMES and self._runtime.wins(ops.ALL["gemm"].definition(n=n, k=k, dtype=NAMES[dtype]))
+
+    def _resolve(self, weight: torch.Tensor) -> Site:
+        n, k = weight.shape
+        # A stand-in has the shape of a weight whose data the engine gave away: one element, expanded.
+        stand_in = weight.numel() > 1 and weight.stride() == (0, 0)
+        definition = ops.ALL["gemm"].definition(n=n, k=k, dtype=NAMES[weight.dtype])
+        site = self._runtime.site(self._adapter, definition, observe_only=stand_in)
+        self._alive.append(weight.detach())
+        self._sites[weight.data_ptr()] = site
+        return site

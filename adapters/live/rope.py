@@ -1,0 +1,48 @@
+"""HOT. Rotary embedding calls: one site for each cos/sin cache, keyed by the number of tokens."""
+
+from __future__ import annotations
+
+import torch
+from fib_plugin.adapters.live.dtype import NAMES
+
+from fib_plugin import ops
+from fib_plugin.dispatch.site import Site
+from fib_plugin.runtime import Runtime
+
+
+class LiveRope:
+    """Rotary calls of one adapter. Definitions hold the cache in float32, so each cache is widened once."""
+
+    def __init__(self, runtime: Runtime, adapter: str) -> None:
+        self._runtime = runtime
+        self._adapter = adapter
+        self._sites: dict[tuple[int, int], tuple[Site, torch.Tensor]] = {}
+        self._alive: list[torch.Tensor] = []
+
+    def attempt(
+        self,
+        positions: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cache: torch.Tensor,
+        head_size: int,
+        is_neox: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Rotated (q, k) in the shapes they came in, or None when the engine's op must answer."""
+        known = self._sites.get((cache.data_ptr(), head_size))
+        site, wide = known or self._resolve(cache, head_size, is_neox, q.dtype)
+        tokens = positions.numel()
+        heads_q, heads_k = q.view(tokens, -1, head_size), k.view(tokens, -1, head_size)
+        result = site.attempt(tokens, (heads_q, heads_k, wide, positions.reshape(-1)))
+        return None if result is None else (result[0].view(q.shape), result[1].view(k.shape))
+
+    def _resolve(
+        self, cache: torch.Tensor, head_size: int, is_neox: bool, dtype: torch.dtype
+    ) -> tuple[Site, torch.Tensor]:
+        definition = ops.ALL["rope"].definition(
+            head_dim=head_size, rotary_dim=cache.shape[-1], is_neox=is_neox, dtype=NAMES[dtype]
+        )
+        known = (self._runtime.site(self._adapter, definition), cache.detach().to(torch.float32))
+        self._alive.append(cache.detach())
+        self._sites[cache.data_ptr(), head_size] = known
+        return known

@@ -1,0 +1,47 @@
+"""HOT. Sampling calls: one site for each vocabulary and filter, keyed by the number of rows."""
+
+from __future__ import annotations
+
+import torch
+
+from fib_plugin import ops
+from fib_plugin.dispatch.site import Site
+from fib_plugin.runtime import Runtime
+
+_FAMILIES = {(True, False): "top_k_sampling", (False, True): "top_p_sampling", (True, True): "top_k_top_p_sampling"}
+
+
+class LiveSampling:
+    """Sampling calls of one adapter."""
+
+    def __init__(self, runtime: Runtime, adapter: str) -> None:
+        self._runtime = runtime
+        self._adapter = adapter
+        self._sites: dict[tuple[int, bool, bool], Site] = {}
+
+    def from_logits(self, logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor | None:
+        """Token ids [batch_size] int64 for logits [batch_size, vocab_size], or None for the engine's op.
+
+        At least one of k (tokens kept) and p (mass kept), both [batch_size], must be given.
+        """
+        site = self._site(logits.shape[-1], k, p)
+        result: torch.Tensor | None = site.attempt_made(logits.shape[0], _inputs, logits, k, p)
+        return result
+
+    def _site(self, vocab_size: int, k: torch.Tensor | None, p: torch.Tensor | None) -> Site:
+        key = (vocab_size, k is not None, p is not None)
+        site = self._sites.get(key)
+        if site is None:
+            definition = ops.ALL[_FAMILIES[key[1:]]].definition(vocab_size=vocab_size)
+            site = self._sites[key] = self._runtime.site(self._adapter, definition)
+        return site
+
+
+def _inputs(logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    probs = logits.softmax(dim=-1, dtype=torch.float32)
+    filters = []
+    if k is not None:
+        filters.append(k.to(torch.int32))
+    if p is not None:
+        filters.append(p.to(torch.float32))
+    return (probs, *filters)

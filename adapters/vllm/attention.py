@@ -1,0 +1,132 @@
+"""vLLM's CPU attention backend -> gqa_paged_decode and gqa_paged_prefill definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_of
+from fib_plugin.adapters.vllm.cpu_cache import CpuCache
+from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+
+from fib_plugin.adapter import Adapter, Target
+from fib_plugin.dispatch.reason import Reason
+from fib_plugin.ops import length_class
+from fib_plugin.runtime import Runtime
+from fib_plugin.schema import Definition
+
+_FORWARD_PARAMS = (
+    "self",
+    "layer",
+    "query",
+    "key",
+    "value",
+    "kv_cache",
+    "attn_metadata",
+    "output",
+    "output_scale",
+    "output_block_scale",
+)
+
+
+class CpuAttention(Adapter):
+    """Wraps the backend's ``forward``, which Python runs on every step in eager and compiled models alike."""
+
+    name = "vllm.attention"
+    engine = VLLM
+    families = ("gqa_paged_decode", "gqa_paged_prefill")
+    targets = (
+        Target(
+            "vllm.v1.attention.backends.cpu_attn:CPUAttentionBackendImpl.forward",
+            "forward",
+            VERSIONS,
+            params=_FORWARD_PARAMS,
+        ),
+    )
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.calls = LiveAttention(runtime, self.name)
+        self.cache = CpuCache()
+
+    def displaced(self, definition: Definition) -> str:
+        return displaced_source("gqa_paged", definition)
+
+    def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(
+            impl: Any,
+            layer: Any,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            kv_cache: torch.Tensor,
+            attn_metadata: Any,
+            output: torch.Tensor,
+            output_scale: torch.Tensor | None = None,
+            output_block_scale: torch.Tensor | None = None,
+        ) -> torch.Tensor:
+            if self.live and attn_metadata is not None:
+                if output_scale is not None or output_block_scale is not None or _unsupported(impl, attn_metadata):
+                    self.decline(Reason.UNSUPPORTED_ARGUMENT)
+                elif self._attend(impl, layer, query, kv_cache, attn_metadata, output):
+                    return output
+            return original(  # type: ignore[no-any-return]
+                impl, layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
+            )
+
+        return forward
+
+    def _attend(
+        self, impl: Any, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, metadata: Any, output: torch.Tensor
+    ) -> bool:
+        """Writes the solution's result into ``output``; False when the engine's op must answer."""
+        blocks, kv_heads, block_size, _ = kv_cache.shape
+        step = getattr(metadata, "fib_step", None)
+        if step is None:
+            step = metadata.fib_step = _step(metadata, block_size)
+        q = query[: metadata.num_actual_tokens].view(-1, impl.num_heads, impl.head_size)
+        site = self.calls.site(step, q, kv_heads)
+        key = (q.shape[0], step.length_class)
+        entry = site.entries.get(key)
+        if entry is None:
+            # The pool's data plays no part in a choice or a record: only its shape does.
+            pool = kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, impl.head_size)
+            entry = site.learn(site, key, self.calls.inputs(step, q, pool, pool, impl.scale))
+        if entry.run is None:
+            entry.calls += 1
+            return False
+        keys, values, indices = self.cache.unpack(layer, kv_cache, step.kv_indices, impl.head_size, q.dtype)
+        local = Step(step.qo_indptr, step.kv_indptr, indices, step.length_class)
+        result = site.attempt(key, self.calls.inputs(local, q, keys, values, impl.scale))
+        if result is None:
+            return False
+        output[: q.shape[0]].view(q.shape).copy_(result[0] if isinstance(result, tuple) else result)
+        return True
+
+
+def _unsupported(impl: Any, metadata: Any) -> bool:
+    """Whether the call has what the definitions lack: window, soft cap, sinks, alibi, fp8, non-causal, encoder."""
+    return bool(
+        impl.attn_type != "decoder"
+        or impl.sliding_window != -1
+        or impl.logits_soft_cap
+        or impl.alibi_slopes is not None
+        or impl.sinks is not None
+        or getattr(impl, "is_fp8_kv_cache", False)
+        or metadata.causal is not True
+        or getattr(metadata, "dynamic_causal", None) is not None
+        or getattr(metadata, "use_sdpa_prefill", False)
+    )
+
+
+def _step(metadata: Any, block_size: int) -> Step:
+    kv_indptr, kv_indices = slots_of(metadata.block_table, metadata.seq_lens, block_size)
+    requests = metadata.seq_lens.shape[0]
+    decode = metadata.num_actual_tokens == requests and metadata.max_query_len == 1
+    return Step(
+        qo_indptr=None if decode else metadata.query_start_loc[: requests + 1].to(torch.int32),
+        kv_indptr=kv_indptr,
+        kv_indices=kv_indices,
+        length_class=length_class(kv_indices.shape[0] // max(1, requests)),
+    )

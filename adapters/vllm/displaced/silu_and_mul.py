@@ -1,0 +1,5 @@
+from vllm.model_executor.layers.activation import SiluAndMul
+
+
+def run(x):
+    return SiluAndMul.forward_native(x)

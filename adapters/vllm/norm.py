@@ -1,0 +1,97 @@
+"""vLLM RMSNorm -> rmsnorm and fused_add_rmsnorm definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fib_plugin.adapters.live.norm import LiveNorm
+from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+
+from fib_plugin.adapter import Adapter, Target
+from fib_plugin.dispatch.opaque import opaque
+from fib_plugin.runtime import Runtime
+from fib_plugin.schema import Definition
+
+_RMSNORM = "vllm.model_executor.layers.layernorm:RMSNorm"
+
+
+class Norm(Adapter):
+    """Wraps ``RMSNorm.forward_native``, which eager and compiled models both go through."""
+
+    name = "vllm.norm"
+    engine = VLLM
+    families = ("rmsnorm", "fused_add_rmsnorm")
+    targets = (Target(f"{_RMSNORM}.forward_native", "forward", VERSIONS, params=("self", "x", "residual")),)
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.calls = LiveNorm(runtime, self.name)
+        self.widths = {
+            family: None if runtime.tracing else frozenset(c["hidden_size"] for c in runtime.candidates(family))
+            for family in self.families
+        }
+        self._plain_widths, self._fused_widths = self.widths["rmsnorm"], self.widths["fused_add_rmsnorm"]
+        self.plain = opaque("rmsnorm(Tensor x, Tensor weight, float eps) -> Tensor", self._rmsnorm, _fake_rmsnorm)
+        self.fused = opaque(
+            "fused_add_rmsnorm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+            self._fused_add_rmsnorm,
+            _fake_fused,
+        )
+
+    def graph_facts(self) -> str:
+        widths = {family: "all" if w is None else sorted(w) for family, w in self.widths.items()}
+        return f"{self.plain.schema} {self.fused.schema} {widths}"
+
+    def displaced(self, definition: Definition) -> str:
+        fused = "residual" in definition.inputs
+        return displaced_source("fused_add_rmsnorm" if fused else "rmsnorm", definition)
+
+    def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward_native(norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+            widths = self._plain_widths if residual is None else self._fused_widths
+            if not self.live or (widths is not None and x.shape[-1] not in widths):
+                return original(norm, x, residual)
+            if norm.variance_size_override is not None or not norm.has_weight or norm.weight.dtype != x.dtype:
+                if not torch.compiler.is_compiling():
+                    self.decline()
+                return original(norm, x, residual)
+            weight, eps = norm.weight.data, norm.variance_epsilon
+            if torch.compiler.is_compiling():
+                return (
+                    self.plain.call(x, weight, eps) if residual is None else self.fused.call(x, residual, weight, eps)
+                )
+            if residual is None:
+                out: Any = self.calls.rmsnorm(x, weight, eps)
+            else:
+                out = self.calls.fused_add_rmsnorm(x, residual, weight, eps)
+            return original(norm, x, residual) if out is None else out
+
+        return forward_native
+
+    def _rmsnorm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        out = self.calls.rmsnorm(x, weight, eps) if self.live else None
+        return _engine_ops().rms_norm(x, weight, eps) if out is None else out  # type: ignore[no-any-return]
+
+    def _fused_add_rmsnorm(
+        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.calls.fused_add_rmsnorm(x, residual, weight, eps) if self.live else None
+        return _engine_ops().fused_add_rms_norm(x, residual, weight, eps) if out is None else out  # type: ignore[no-any-return]
+
+
+def _engine_ops() -> Any:
+    from vllm import ir
+
+    return ir.ops
+
+
+def _fake_rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_fused(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _fake_rmsnorm(x, weight, eps), _fake_rmsnorm(residual, weight, eps)

@@ -1,0 +1,119 @@
+"""vLLM RotaryEmbedding -> rope definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fib_plugin.adapters.live.dtype import NAMES
+from fib_plugin.adapters.live.rope import LiveRope
+from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+
+from fib_plugin.adapter import Adapter, Target
+from fib_plugin.dispatch.opaque import opaque
+from fib_plugin.runtime import Runtime
+from fib_plugin.schema import Definition
+
+_ROPE = "vllm.model_executor.layers.rotary_embedding.base:RotaryEmbedding"
+_PARAMS = ("self", "positions", "query", "key")
+
+
+class Rope(Adapter):
+    """Wraps the base class's forward methods: native is functional and traced, cpu and cuda write in place."""
+
+    name = "vllm.rope"
+    engine = VLLM
+    families = ("rope",)
+    targets = (
+        Target(f"{_ROPE}.forward_native", "native", VERSIONS, params=_PARAMS),
+        Target(f"{_ROPE}.forward_cpu", "in_place", VERSIONS, params=_PARAMS, optional=True),
+        Target(f"{_ROPE}.forward_cuda", "in_place", VERSIONS, params=_PARAMS),
+    )
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.calls = LiveRope(runtime, self.name)
+        self.heads = None if runtime.tracing else frozenset(c["head_dim"] for c in runtime.candidates("rope"))
+        self.op = opaque(
+            "rope(Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox)"
+            " -> (Tensor, Tensor)",
+            self._body,
+            _fake,
+        )
+
+    def graph_facts(self) -> str:
+        return f"{self.op.schema} {'all' if self.heads is None else sorted(self.heads)}"
+
+    def displaced(self, definition: Definition) -> str:
+        return displaced_source("rope", definition)
+
+    def native(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward_native(
+            rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
+        ) -> Any:
+            if not self._takes(rope, positions, query, key):
+                return original(rope, positions, query, key)
+            cache = rope._match_cos_sin_cache_dtype(query)
+            if torch.compiler.is_compiling():
+                return self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
+            out = self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)  # type: ignore[arg-type]
+            return original(rope, positions, query, key) if out is None else out
+
+        return forward_native
+
+    def in_place(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None) -> Any:
+            if not self._takes(rope, positions, query, key):
+                return original(rope, positions, query, key)
+            cache = rope._match_cos_sin_cache_dtype(query)
+            if torch.compiler.is_compiling():
+                out = self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
+            else:
+                out = self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)  # type: ignore[arg-type]
+            if out is None:
+                return original(rope, positions, query, key)
+            # Callers of the in-place op may read the tensors they passed.
+            query.copy_(out[0])
+            key.copy_(out[1])  # type: ignore[union-attr]
+            return query, key
+
+        return forward
+
+    def _takes(self, rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None) -> bool:
+        if not self.live or (self.heads is not None and rope.head_size not in self.heads):
+            return False
+        if key is None or positions.dim() != 1 or query.dtype not in NAMES or getattr(rope, "use_flashinfer", False):
+            if not torch.compiler.is_compiling():
+                self.decline()
+            return False
+        return True
+
+    def _body(
+        self,
+        positions: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        cache: torch.Tensor,
+        head_size: int,
+        is_neox: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.calls.attempt(positions, query, key, cache, head_size, is_neox) if self.live else None
+        if out is not None:
+            return out
+        query, key = query.contiguous().clone(), key.contiguous().clone()
+        from vllm import _custom_ops
+
+        _custom_ops.rotary_embedding(positions, query, key, head_size, cache, is_neox)
+        return query, key
+
+
+def _fake(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cache: torch.Tensor,
+    head_size: int,
+    is_neox: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape)

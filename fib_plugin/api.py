@@ -1,0 +1,206 @@
+"""apply(), enable_apply(), enable_tracing() and their counterparts, named as FlashInfer-Bench users know them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fib_plugin import plugin
+from fib_plugin.dispatch.reason import Reason
+from fib_plugin.dispatch.site import Site
+from fib_plugin.runtime import Runtime
+from fib_plugin.schema import Definition
+from fib_plugin.settings import Settings, load
+
+logger = logging.getLogger("fib_plugin")
+
+
+class ApplyError(RuntimeError):
+    """A call names a definition that does not exist, or cannot run at all because there is no fallback."""
+
+
+@dataclass(slots=True)
+class _Named:
+    """A definition as ``apply()`` meets it: its site and where its key axes are read."""
+
+    site: Site
+    definition: Definition
+    num_inputs: int
+    names: tuple[str, ...]
+
+
+class Enabled:
+    """Returned by ``enable_apply`` and ``enable_tracing``; as a context manager it puts the earlier state back."""
+
+    def __init__(self, earlier: tuple[Settings, bool, bool] | None, runtime: Runtime) -> None:
+        self._earlier = earlier
+        self.runtime = runtime
+
+    def __enter__(self) -> Enabled:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts back what was active before."""
+        plugin.deactivate()
+        if self._earlier is not None:
+            settings, apply, tracing = self._earlier
+            plugin.activate(settings, apply=apply, tracing=tracing)
+
+
+def _enable(dataset_path: str | Path | None, *, apply: bool, tracing: bool) -> Enabled:
+    current = plugin.active()
+    earlier = None
+    settings = load()
+    if current is not None:
+        runtime = current.runtime
+        earlier = (runtime.settings, runtime.apply, runtime.tracing)
+        settings = runtime.settings
+        apply, tracing = apply or runtime.apply, tracing or runtime.tracing
+    if dataset_path is not None:
+        settings = settings.model_copy(update={"dataset_path": Path(dataset_path).expanduser().absolute()})
+    return Enabled(earlier, plugin.activate(settings, apply=apply, tracing=tracing).runtime)
+
+
+def _disable(*, apply: bool, tracing: bool) -> None:
+    current = plugin.active()
+    if current is None:
+        return
+    settings = current.runtime.settings
+    plugin.deactivate()
+    if apply or tracing:
+        plugin.activate(settings, apply=apply, tracing=tracing)
+
+
+def enable_apply(dataset_path: str | Path | None = None) -> Enabled:
+    """Substitutes proven solutions of the dataset from now on; tracing stays as it is.
+
+    Args:
+        dataset_path: a FlashInfer Trace dataset; default FIB_DATASET_PATH.
+
+    Example:
+        >>> with enable_apply("dataset"):
+        ...     apply("gemm_n4096_k4096", args=(a, b), fallback=lambda a, b: a @ b.T)
+    """
+    return _enable(dataset_path, apply=True, tracing=False)
+
+
+def disable_apply() -> None:
+    """Substitutes no more; safe to call when nothing is enabled."""
+    current = plugin.active()
+    _disable(apply=False, tracing=current is not None and current.runtime.tracing)
+
+
+def enable_tracing(dataset_path: str | Path | None = None) -> Enabled:
+    """Writes live workloads into the dataset from now on; apply stays as it is."""
+    return _enable(dataset_path, apply=False, tracing=True)
+
+
+def disable_tracing() -> None:
+    """Records no more and flushes what was recorded; safe to call when nothing is enabled."""
+    current = plugin.active()
+    _disable(tracing=False, apply=current is not None and current.runtime.apply)
+
+
+def apply(
+    def_name_or_resolver: str | Callable[..., str],
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    fallback: Callable[..., Any] | None = None,
+) -> Any:
+    """Runs the best proven solution of a definition, else ``fallback``.
+
+    With only the first argument it is a decorator; the decorated function is the fallback.
+
+    Args:
+        def_name_or_resolver: a definition's name, or a function of the arguments that returns one.
+        args: the definition's inputs in order, and after them its outputs for destination passing.
+        kwargs: inputs and outputs by name.
+        fallback: what runs when nothing is proven; called with the same arguments.
+
+    Returns:
+        The output (a tuple when there are several); None with destination passing.
+
+    Raises:
+        ApplyError: nothing to substitute and no fallback, or a wrong argument.
+
+    Example:
+        >>> @apply(lambda a, b: f"gemm_n{b.shape[0]}_k{b.shape[1]}")
+        ... def gemm(a, b):
+        ...     return a @ b.T
+    """
+    if args is None and kwargs is None and fallback is None:
+
+        def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                return _dispatch(def_name_or_resolver, args, kwargs, function)
+
+            return wrapped
+
+        return decorator
+    return _dispatch(def_name_or_resolver, args or (), kwargs or {}, fallback)
+
+
+def _dispatch(
+    resolver: str | Callable[..., str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    fallback: Callable[..., Any] | None,
+) -> Any:
+    current = plugin.active()
+    if current is not None:
+        name = resolver if isinstance(resolver, str) else resolver(*args, **kwargs)
+        named = _named(current.runtime, name)
+        if named is not None:
+            values = _ordered(named, args, kwargs) if kwargs else args
+            result = _attempt(named, values)
+            if result is not None:
+                return _deliver(result, values[named.num_inputs :])
+    if fallback is None:
+        state = "nothing is enabled" if current is None else "no proven solution"
+        raise ApplyError(f"apply({resolver!r}): {state} and no fallback was given; pass fallback=")
+    return fallback(*args, **kwargs)
+
+
+def _named(runtime: Runtime, name: str) -> _Named | None:
+    known: dict[str, _Named] = runtime.named
+    if name not in known:
+        definition = runtime.traces.definitions.get(name)
+        if definition is None:
+            runtime.decline("api", Reason.NO_DEFINITION)
+            return None
+        site = runtime.site("api", definition)
+        known[name] = _Named(site, definition, len(definition.inputs), (*definition.inputs, *definition.outputs))
+    return known[name]
+
+
+def _ordered(named: _Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    rest = named.names[len(args) :]
+    unknown = [name for name in kwargs if name not in rest]
+    if unknown:
+        raise ApplyError(f"apply({named.definition.name!r}): unexpected {unknown}; it takes {', '.join(named.names)}")
+    return (*args, *(kwargs[name] for name in rest if name in kwargs))
+
+
+def _attempt(named: _Named, values: tuple[Any, ...]) -> Any:
+    inputs = values[: named.num_inputs]
+    if len(inputs) != named.num_inputs:
+        raise ApplyError(f"apply({named.definition.name!r}): {len(inputs)} of {named.num_inputs} inputs given")
+    key = tuple([getattr(value, "shape", None) for value in inputs])
+    return named.site.attempt(key, inputs)
+
+
+def _deliver(result: Any, outputs: tuple[Any, ...]) -> Any:
+    if not outputs:
+        return result
+    for out, value in zip(outputs, result if isinstance(result, tuple) else (result,), strict=True):
+        out.copy_(value)
+    return None

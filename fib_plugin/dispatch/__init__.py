@@ -1,0 +1,1 @@
+"""The hot path: call sites, the table of proven choices, the breaker, opaque ops."""

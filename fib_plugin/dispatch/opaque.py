@@ -1,0 +1,53 @@
+"""Opaque torch ops: seen at run time although the model around them was compiled or captured once.
+
+Defined with ``torch.library.Library`` because ``custom_op`` costs 10-20 us a call. An op is defined once a process;
+its body can be swapped, so that a graph that holds the op keeps working after the plugin was taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_NAMESPACE = "fib"
+_library: Any = None
+_ops: dict[str, Opaque] = {}
+
+
+class Opaque:
+    """One op of the ``fib`` namespace: ``call`` goes into graphs, ``body`` runs on every call."""
+
+    __slots__ = ("body", "call", "schema")
+
+    def __init__(self, schema: str, body: Callable[..., Any]) -> None:
+        self.schema = schema
+        self.body = body
+        self.call: Callable[..., Any] = body
+
+
+def opaque(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) -> Opaque:
+    """The op of ``schema`` (``name(Tensor x) -> Tensor``), defined on first use, with ``body`` from now on.
+
+    Args:
+        schema: torch schema without namespace; functional, since graphs may reorder it.
+        body: gets real tensors, on CPU and CUDA.
+        fake: gets fake tensors, returns tensors of the result's shape.
+    """
+    global _library
+    name = schema.partition("(")[0]
+    known = _ops.get(name)
+    if known is not None:
+        known.body = body
+        return known
+    op = Opaque(schema, body)
+    if _library is None:
+        _library = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+    _library.define(schema)
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, lambda *args: op.body(*args), key)
+    _library._register_fake(name, fake)
+    op.call = getattr(getattr(torch.ops, _NAMESPACE), name).default
+    _ops[name] = op
+    return op

@@ -1,0 +1,151 @@
+"""Puts replacements into an engine and takes them out again, by identity. Used by plugin.py alone.
+
+A module that is not imported yet is patched when the engine imports it, so that installing costs no engine import.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import wrapt
+
+from fib_plugin.adapter import Adapter, Target, signature_differs, supports
+
+logger = logging.getLogger("fib_plugin")
+
+_MISSING = object()
+
+
+@dataclass(slots=True)
+class Patch:
+    """One target of one adapter: its state and every place that was changed."""
+
+    adapter: Adapter
+    target: Target
+    state: str = "waiting"
+    detail: str = ""
+    places: list[tuple[Any, str, Any, Any]] = field(default_factory=list)
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "adapter": self.adapter.name,
+            "target": self.target.path,
+            "state": self.state,
+            "detail": self.detail,
+        }
+
+
+class Installation:
+    """The patches of a set of adapters. ``install`` and ``uninstall`` are idempotent and exact inverses."""
+
+    def __init__(self, adapters: list[Adapter]) -> None:
+        self.adapters = adapters
+        self.patches = [Patch(adapter, target) for adapter in adapters for target in adapter.targets]
+        self.active = False
+
+    def install(self) -> None:
+        """Patches what is imported and arranges for the rest. Never raises for a target that does not fit."""
+        if self.active:
+            return
+        self.active = True
+        for patch in self.patches:
+            patch.adapter.live = True
+            problem = supports(patch.adapter.engine, patch.target)
+            if problem is not None:
+                patch.state, patch.detail = ("absent" if "not installed" in problem else "version differs"), problem
+                continue
+            patch.state = "waiting"
+            wrapt.register_post_import_hook(functools.partial(self._arrived, patch), patch.target.module)
+
+    def _arrived(self, patch: Patch, module: ModuleType) -> None:
+        if not self.active or patch.state != "waiting":
+            return
+        try:
+            self._apply(patch, module)
+        except Exception as error:
+            patch.state, patch.detail = "missing", repr(error)
+        if patch.state != "patched" and not patch.target.optional:
+            logger.warning(
+                "%s: %s is not patched (%s: %s)", patch.adapter.name, patch.target.path, patch.state, patch.detail
+            )
+
+    def _apply(self, patch: Patch, module: ModuleType) -> None:
+        holder, name, raw = locate(module, patch.target.attribute)
+        function = raw.__func__ if isinstance(raw, (staticmethod, classmethod)) else raw
+        difference = signature_differs(patch.target, function)
+        if difference is not None:
+            patch.state, patch.detail = "signature differs", difference
+            return
+        made = patch.adapter.replacement(patch.target, function)
+        functools.update_wrapper(made, function)
+        new = type(raw)(made) if isinstance(raw, (staticmethod, classmethod)) else made
+        for place, alias, value in aliases(holder, name, raw):
+            patch.places.append((place, alias, value, new))
+            setattr(place, alias, new)
+        patch.state, patch.detail = "patched", ""
+
+    def uninstall(self) -> None:
+        """Puts every original back, also where another module had imported the replacement by name."""
+        if not self.active:
+            return
+        self.active = False
+        for patch in reversed(self.patches):
+            patch.adapter.live = False
+            for place, name, value, new in reversed(patch.places):
+                if vars(place).get(name, _MISSING) is new:
+                    setattr(place, name, value)
+                for module, alias in _bindings(new):
+                    setattr(module, alias, value)
+            patch.places.clear()
+            patch.state = "waiting"
+
+
+def locate(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
+    """(holder, name, raw value) of ``Class.method`` or ``function``; the raw value keeps staticmethod and the like.
+
+    Raises:
+        AttributeError: no such attribute.
+    """
+    *path, name = attribute.split(".")
+    holder: Any = module
+    for part in path:
+        holder = getattr(holder, part)
+    raw = vars(holder).get(name, _MISSING)
+    if raw is _MISSING:
+        raise AttributeError(f"{module.__name__}:{attribute} is not defined there")
+    return holder, name, raw
+
+
+def aliases(holder: Any, name: str, raw: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Every place that holds the very object: the owner, class aliases, and modules that imported it by name."""
+    yield holder, name, raw
+    if isinstance(holder, type):
+        for cls in _subclasses(holder):
+            for alias, value in list(vars(cls).items()):
+                if value is raw and (cls, alias) != (holder, name):
+                    yield cls, alias, value
+    else:
+        for module, alias in _bindings(raw):
+            if (module, alias) != (holder, name):
+                yield module, alias, raw
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    subclasses: list[type] = type.__subclasses__(cls)
+    for sub in subclasses:
+        yield from _subclasses(sub)
+
+
+def _bindings(value: Any) -> list[tuple[ModuleType, str]]:
+    found = []
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            found += [(module, alias) for alias, held in list(vars(module).items()) if held is value]
+    return found

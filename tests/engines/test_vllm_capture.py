@@ -1,0 +1,134 @@
+"""What a real vLLM writes down with tracing on, from an empty dataset."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from engines.conftest import sampling_steps
+from fib_plugin import ops
+from fib_plugin.dataset import TraceSet, load_counts, validate
+
+pytestmark = pytest.mark.engine
+
+LLAMA_DEFINITIONS = {
+    "gemm_n256_k128",
+    "gemm_n128_k128",
+    "gemm_n512_k128",
+    "gemm_n128_k256",
+    "rmsnorm_eps1e-06_h128",
+    "fused_add_rmsnorm_eps1e-06_h128",
+    "silu_and_mul_d256",
+    "rope_with_cos_sin_cache_neox_style_d32_rd32",
+    "gqa_paged_decode_h4_kv2_d32_ps1",
+    "gqa_paged_prefill_causal_h4_kv2_d32_ps1",
+    "top_k_sampling_from_probs_v512",
+    "top_p_sampling_from_probs_v512",
+    "top_k_top_p_sampling_from_probs_v512",
+}
+
+
+@pytest.fixture(scope="module")
+def stock(drive):
+    return drive("stock_llama", "llama", sampling_steps())
+
+
+def test_tracing_leaves_greedy_tokens_unchanged(stock, captured_llama) -> None:
+    assert stock.results["greedy"] == captured_llama.results["greedy"]
+    assert len(stock.results["greedy"]) == 3
+
+
+def test_without_switches_nothing_is_written(stock) -> None:
+    assert not stock.dataset.exists()
+    assert not stock.cache.exists()
+
+
+def test_every_op_of_the_model_is_harvested(captured_llama) -> None:
+    traces = TraceSet.from_path(captured_llama.dataset)
+    assert set(traces.definitions) == LLAMA_DEFINITIONS
+    for name in LLAMA_DEFINITIONS:
+        assert traces.workloads[name], name
+        assert any(s.author == "engine" for s in traces.solutions[name]), name
+
+
+def test_the_captured_dataset_is_valid(captured_llama) -> None:
+    assert validate(captured_llama.dataset).problems == []
+
+
+def test_structural_inputs_hold_what_the_engine_passed(captured_llama) -> None:
+    traces = TraceSet.from_path(captured_llama.dataset)
+    decode = traces.workloads["gqa_paged_decode_h4_kv2_d32_ps1"]
+    for trace in decode:
+        assert trace.workload.inputs["sm_scale"].value == pytest.approx(32**-0.5)
+        blob = load_file(captured_llama.dataset / trace.workload.inputs["kv_indices"].path)
+        indptr, indices = blob["kv_indptr"], blob["kv_indices"]
+        assert indptr[0] == 0
+        assert indptr[-1] == len(indices) == trace.workload.axes["num_kv_indices"]
+        assert indices.max() < trace.workload.axes["num_pages"]
+        # Slots of one request follow each other within a block.
+        assert (indices[1 : indptr[1]] - indices[: indptr[1] - 1] == 1).all()
+
+
+def test_sampling_parameters_are_real_values(captured_llama) -> None:
+    trace = TraceSet.from_path(captured_llama.dataset).workloads["top_k_top_p_sampling_from_probs_v512"][0]
+    blob = load_file(captured_llama.dataset / trace.workload.inputs["top_k"].path)
+    assert blob["top_k"].tolist() == [1, 1, 1]
+    assert blob["top_p"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_each_shape_is_kept_once_and_counted(captured_llama) -> None:
+    traces = TraceSet.from_path(captured_llama.dataset)
+    counts = load_counts(captured_llama.dataset)
+    for name, kept in traces.workloads.items():
+        definition = traces.definitions[name]
+        family = ops.family_of(definition)
+        points = [family.point(t.workload.axes) for t in kept]
+        assert len(points) == len(set(points)), name
+        assert sum(counts[name].values()) > 0, name
+    per_step = sum(counts["silu_and_mul_d256"].values())
+    assert sum(counts["rope_with_cos_sin_cache_neox_style_d32_rd32"].values()) == per_step
+
+
+def test_counts_tell_how_often_each_size_ran(captured_llama) -> None:
+    counts = load_counts(captured_llama.dataset)["silu_and_mul_d256"]
+    by_rows = {json.loads(axes)["batch_size"]: calls for axes, calls in counts.items()}
+    # 4 generations of 3 prompts (14 prompt tokens, 8 new tokens), two layers: 7 decode steps of 3 rows each.
+    assert by_rows[3] == 4 * 7 * 2
+
+
+
+def test_a_mixture_of_experts_is_harvested_with_its_routing(captured_moe) -> None:
+    traces = TraceSet.from_path(captured_moe.dataset)
+    trace = traces.workloads["moe_topk2_e4_h128_i64"][0]
+    blob = load_file(captured_moe.dataset / trace.workload.inputs["topk_ids"].path)
+    assert blob["topk_ids"].shape == (trace.workload.axes["num_tokens"], 2)
+    assert blob["topk_ids"].min() >= 0
+    assert blob["topk_ids"].max() < 4
+    assert (
+        blob["topk_weights"].sum(dim=-1).allclose(blob["topk_weights"].new_ones(len(blob["topk_weights"])), atol=1e-3)
+    )
+
+
+def test_status_counts_calls_and_says_why_nothing_was_substituted(captured_llama) -> None:
+    ops_seen = captured_llama.results["status"]["ops"]
+    assert set(ops_seen) == {
+        "vllm.gemm",
+        "vllm.norm",
+        "vllm.activation",
+        "vllm.rope",
+        "vllm.attention",
+        "vllm.sampling",
+    }
+    for line in ops_seen.values():
+        assert line["substituted"] == 0
+        assert line["fallbacks"] == {"apply_off": line["calls"]}
+
+
+def test_targets_of_the_installed_vllm_are_all_patched(captured_llama) -> None:
+    for target in captured_llama.results["status"]["targets"]:
+        if "cpu_moe" in target["target"]:
+            assert target["state"] == "waiting"
+        else:
+            assert target["state"] == "patched", target
