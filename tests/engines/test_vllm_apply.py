@@ -33,7 +33,7 @@ ADAPTER_OF = {
 
 
 def _steps() -> list[dict]:
-    steps: list[dict] = []
+    steps: list[dict] = [{"objects": "installed"}]
     for family, sampling in FAMILIES.items():
         steps.append({"generate": f"right {family}", "sampling": sampling})
         steps.append({"generate": f"marked {family}", "mark": family, "sampling": sampling})
@@ -43,7 +43,7 @@ def _steps() -> list[dict]:
         for family, sampling in FAMILIES.items()
     ]
     steps.append({"generate": "seeded", "sampling": {"temperature": 0.8, "top_k": 1, "seed": 5}})
-    steps += [{"status": "after raising"}, {"uninstall": True}]
+    steps += [{"status": "after raising"}, {"uninstall": True}, {"objects": "uninstalled"}]
     steps += [
         {"generate": f"stock {family}", "mark": family, "sampling": sampling} for family, sampling in FAMILIES.items()
     ]
@@ -57,7 +57,15 @@ def served(request, drive, captured_llama, workspace):
     if not eager:
         # A stock run fills the compile cache first: artifacts made without the plugin must not be used with it.
         drive("stock_compiled", "llama", [{"generate": "stock"}], eager=False)
-    return drive(f"apply_{request.param}", "llama", _steps(), eager=eager, dataset=dataset, FIB_ENABLE_APPLY="1")
+    return drive(
+        f"apply_{request.param}",
+        "llama",
+        _steps(),
+        eager=eager,
+        dataset=dataset,
+        FIB_ENABLE_APPLY="1",
+        PREIMPORT="1",
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,3 +104,10 @@ def test_a_request_that_the_definition_cannot_express_falls_back_with_its_reason
 def test_a_failure_is_said_once_with_its_traceback(served) -> None:
     assert served.log.count("marked__silu_and_mul_d256 raised and is out") == 1
     assert "raised on purpose by silu_and_mul" in served.log
+
+
+def test_installing_replaces_every_target_and_uninstalling_restores_every_object_by_identity(served) -> None:
+    installed, uninstalled = served.results["installed"], served.results["uninstalled"]
+    patched = {target["target"] for target in served.results["before raising"]["targets"]}
+    assert {path for path, own in installed.items() if not own} == patched
+    assert all(uninstalled.values())

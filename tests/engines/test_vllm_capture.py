@@ -98,7 +98,6 @@ def test_counts_tell_how_often_each_size_ran(captured_llama) -> None:
     assert by_rows[3] == 4 * 7 * 2
 
 
-
 def test_a_mixture_of_experts_is_harvested_with_its_routing(captured_moe) -> None:
     traces = TraceSet.from_path(captured_moe.dataset)
     trace = traces.workloads["moe_topk2_e4_h128_i64"][0]

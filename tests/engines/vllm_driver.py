@@ -30,6 +30,7 @@ def targets() -> dict[str, object]:
 
 
 def run(job: dict) -> dict:
+    # Importing the hooked modules before the plugin is loaded shows the engine's own objects.
     stock = targets() if job.get("preimport") else {}
     from vllm import LLM, SamplingParams
 
@@ -56,7 +57,7 @@ def run(job: dict) -> dict:
 
             plugin.deactivate()
         elif "objects" in step:
-            results[step["objects"]] = {path: found is stock[path] for path, found in targets().items()}
+            results[step["objects"]] = {path: found is stock.get(path) for path, found in targets().items()}
         elif "status" in step:
             from fib_plugin import plugin
 

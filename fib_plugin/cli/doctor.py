@@ -1,0 +1,69 @@
+"""``fib doctor``: what is installed, which hooks fit, what would be substituted and why not."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fib_plugin.dispatch.reason import REMEDIES
+from fib_plugin.doctor import Report, examine
+from fib_plugin.settings import SettingsError, load
+
+console = Console()
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    hooks: Annotated[bool, typer.Option(help="Import the engines and check every hook target.")] = True,
+) -> None:
+    """Checks engines, hooks, switches and dataset, and says what would be substituted here.
+
+    Exits with 1 when a hook of an installed engine does not fit.
+    """
+    try:
+        settings = load()
+    except SettingsError as error:
+        Console(stderr=True).print(f"[red]{error}[/red]", highlight=False)
+        raise typer.Exit(2) from None
+    report = examine(settings, hooks=hooks)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        _show(report)
+    if any(hook.state in ("missing", "signature differs", "version differs") for hook in report.hooks):
+        raise typer.Exit(1)
+
+
+def _show(report: Report) -> None:
+    versions = Table(title="Versions", show_header=False)
+    for name, version in {"hardware": report.hardware, **report.versions}.items():
+        versions.add_row(name, version)
+    switches = Table(title="Switches", show_header=False)
+    for name, value in report.switches.items():
+        switches.add_row(name, value)
+    console.print(versions)
+    console.print(switches)
+    if report.hooks:
+        table = Table("adapter", "target", "state", title="Hooks")
+        for hook in report.hooks:
+            state = (
+                hook.state + (f": {hook.detail}" if hook.detail else "") + ("" if hook.selected else " (not selected)")
+            )
+            colour = (
+                "green" if hook.state == "found" else "yellow" if hook.state in ("optional", "engine absent") else "red"
+            )
+            table.add_row(hook.adapter, hook.target, f"[{colour}]{state}[/{colour}]")
+        console.print(table)
+    summary = ", ".join(f"{value} {name}" for name, value in report.dataset.items() if name not in ("path", "exists"))
+    console.print(f"Dataset {report.dataset['path']}: {summary or 'does not exist'}", highlight=False)
+    if report.substitutions:
+        table = Table("definition", "would run", "remedy", title="Substitution on this machine")
+        for name, what in report.substitutions.items():
+            table.add_row(name, what, REMEDIES.get(what, ""))
+        console.print(table)
+    for problem in report.problems:
+        console.print(f"[yellow]- {problem}[/yellow]", highlight=False)
