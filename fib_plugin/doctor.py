@@ -149,7 +149,7 @@ def _look_at_dataset(report: Report, settings: Settings) -> None:
         "traces": sum(row.traces for row in rows),
         "problems": len(problems),
     }
-    report.problems += [problem.flat() for problem in problems]
+    report.problems += [str(problem) for problem in problems]
     traces = TraceSet.from_path(root, strict=False)
     table = Table.build(traces, current_environment(), settings.apply_margin, settings.apply_any_hardware)
     explained = table.explain()

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -55,33 +56,48 @@ class Runtime:
         #: Definitions by name, as apply() of the public API has resolved them.
         self.named: dict[str, Any] = {}
         self.describe_targets: Callable[[], list[dict[str, str]]] = list
-        self.guard = Guard(settings.strict)
+        self.guard = Guard(self.sites, settings.strict)
         self._lock = threading.RLock()
         self._runs: dict[str, Callable[..., Any] | None] = {}
-        self._sites: dict[tuple[str, bool, Hashable], Site] = {}
+        self._sites: dict[tuple[str, bool, str], Site] = {}
         self.traces = self._load(settings.dataset_path)
-        self._by_structure = _index(self.traces)
         self.table: Table | None = None
         if apply:
             environment = current_environment()
             self.table = Table.build(self.traces, environment, settings.apply_margin, settings.apply_any_hardware)
+        self._by_structure = _index(self.traces, self.table.definitions() if self.table is not None else [])
         rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) or 0)
         self.writer = Writer(
             settings.dataset_path, rank=rank, status_dir=settings.cache_path / "status", snapshot=self.snapshot
         )
         self.recorder = Recorder(self.writer, self.displaced) if tracing else None
         self._rank = rank
+        forked = weakref.WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
+
+    def _forked(self) -> None:
+        """A forked worker counts its own calls, not its parent's again."""
+        self._lock = threading.RLock()
+        self.declined.clear()
+        for site in self.sites:
+            site.retired.clear()
+            for entry in site.entries.values():
+                entry.calls = 0
 
     def _load(self, root: Path) -> TraceSet:
-        if not root.is_dir():
-            return TraceSet(root=root)
         traces = TraceSet.from_path(root, strict=False)
         for problem in traces.problems:
             logger.warning("dataset: %s", problem)
         return traces
 
     def match(self, harvested: Definition) -> Definition:
-        """The dataset's definition of the same structure, else ``harvested`` itself, renamed if its name is taken."""
+        """The dataset's definition of the same structure, else ``harvested`` itself, renamed if its name is taken.
+
+        Of several definitions of one structure, one with a proven solution is taken. A definition of the dataset
+        stands for itself.
+        """
+        if self.traces.definitions.get(harvested.name) is harvested:
+            return harvested
         known = self._by_structure.get(ops.structure(harvested))
         if known is not None:
             return known
@@ -97,10 +113,11 @@ class Runtime:
         With ``observe_only`` nothing is ever substituted, because not every input's data is at hand.
         """
         with self._lock:
-            key = (adapter, observe_only, ops.structure(harvested))
+            definition = self.match(harvested)
+            key = (adapter, observe_only, definition.name)
             site = self._sites.get(key)
             if site is None:
-                site = Site(adapter, self.match(harvested), self.learn, self.guard.broke, observe_only)
+                site = Site(adapter, definition, self.learn, self.guard.broke, observe_only)
                 self._sites[key] = site
                 self.sites.append(site)
                 self.writer.start()
@@ -122,9 +139,15 @@ class Runtime:
         with self._lock:
             if key in site.entries:
                 return site.entries[key]
+            if _capturing(inputs):
+                # Nothing is built or copied while a graph is captured; a later eager call of this size is looked at.
+                self.decline(site.adapter, Reason.CAPTURING)
+                return Entry({}, None, None, Reason.CAPTURING.value)
             try:
                 entry = self._learn(site, inputs)
             except Exception:
+                if self.settings.strict:
+                    raise
                 logger.warning("could not look at a call of %s; the engine's op answers", site.adapter, exc_info=True)
                 entry = Entry({}, None, None, Reason.INTERNAL_ERROR.value)
             site.entries[key] = entry
@@ -213,7 +236,7 @@ class Runtime:
             per_definition = line["definitions"].setdefault(
                 site.definition.name, {"calls": 0, "substituted": 0, "solution": None}
             )
-            for entry in [*site.entries.values(), *site.retired]:
+            for entry in site.all_entries():
                 _count(line, per_definition, entry)
                 if self.recorder is not None and entry.axes:
                     by_axes = calls.setdefault(site.definition.name, {})
@@ -233,7 +256,7 @@ class Runtime:
             "ops": adapters,
             "targets": self.describe_targets(),
             "quarantined": list(self.guard.out.values()),
-            "capture": {**stats, "seen": sum(e.calls for s in self.sites for e in list(s.entries.values()))},
+            "capture": {**stats, "seen": sum(e.calls for s in list(self.sites) for e in s.all_entries())},
             "notes": list(self.notes),
         }
 
@@ -241,6 +264,15 @@ class Runtime:
         """Flushes the writer; the sites stay valid and run the originals' choices they had."""
         with contextlib.suppress(Exception):
             self.writer.close()
+
+
+def _capturing(inputs: tuple[Any, ...]) -> bool:
+    """Whether a CUDA graph is being captured on the stream of these inputs."""
+    if not any(getattr(value, "is_cuda", False) for value in inputs):
+        return False
+    import torch
+
+    return torch.cuda.is_current_stream_capturing()
 
 
 def _blank() -> dict[str, Any]:
@@ -269,9 +301,9 @@ def _digest(definition: Definition) -> str:
     return hashlib.sha256(repr(ops.structure(definition)).encode()).hexdigest()[:6]
 
 
-def _index(traces: TraceSet) -> dict[Hashable, Definition]:
+def _index(traces: TraceSet, proven: list[str]) -> dict[Hashable, Definition]:
     index: dict[Hashable, Definition] = {}
-    for name in sorted(traces.definitions):
+    for name in sorted(traces.definitions, key=lambda name: (name not in proven, name)):
         with contextlib.suppress(SyntaxError):
             index.setdefault(ops.structure(traces.definitions[name]), traces.definitions[name])
     return index

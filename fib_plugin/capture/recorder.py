@@ -1,4 +1,4 @@
-"""Snapshots of live calls. The runtime calls ``record`` once for each new (definition, size); the rest is the writer's."""
+"""Snapshots of live calls: the runtime calls ``record`` once for each new (definition, size)."""
 
 from __future__ import annotations
 

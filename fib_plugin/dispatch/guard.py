@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from fib_plugin.dispatch.reason import Reason
@@ -13,9 +15,16 @@ logger = logging.getLogger("fib_plugin")
 
 
 class Guard:
-    """Owns which solutions are out, and why."""
+    """Owns which solutions are out, and why.
 
-    def __init__(self, strict: bool = False) -> None:
+    Args:
+        sites: every site of the process; a solution is out for all of them.
+        strict: a failure is raised instead.
+    """
+
+    def __init__(self, sites: Iterable[Site], strict: bool = False) -> None:
+        self._sites = sites
+        self._lock = threading.Lock()
         self.strict = strict
         self.out: dict[str, dict[str, Any]] = {}
 
@@ -28,17 +37,17 @@ class Guard:
         if self.strict:
             raise error
         name = entry.solution or "?"
-        if name not in self.out:
-            self.quarantine(name, site.definition.name, Reason.SOLUTION_RAISED, repr(error))
-            trace = "".join(traceback.format_exception(error))
-            logger.warning("solution %s raised and is out; the engine's op answers.\n%s", name, trace)
-        entry.calls -= 1
-        for key, other in list(site.entries.items()):
-            if other.solution == name and other.run is not None:
-                site.retired.append(other)
-                site.entries[key] = fresh = Entry(other.axes, None, None, Reason.SOLUTION_RAISED.value)
-                if other is entry:
-                    fresh.calls = 1
+        with self._lock:
+            if name not in self.out:
+                self.quarantine(name, site.definition.name, Reason.SOLUTION_RAISED, repr(error))
+                trace = "".join(traceback.format_exception(error))
+                logger.warning("solution %s raised and is out; the engine's op answers.\n%s", name, trace)
+            for other in list(self._sites):
+                _retire(other, name)
+            # Several threads may have been inside the solution: each of their calls moves to what answers it.
+            entry.calls -= 1
+            if entry.heir is not None:
+                entry.heir.calls += 1
 
     def quarantine(self, solution: str, definition: str, reason: Reason, detail: str, digest: str = "") -> None:
         """Puts ``solution`` out. Its record is shown by ``fib status``."""
@@ -49,3 +58,11 @@ class Guard:
             "detail": detail,
             "hash": digest,
         }
+
+
+def _retire(site: Site, solution: str) -> None:
+    for key, entry in list(site.entries.items()):
+        if entry.solution == solution and entry.run is not None:
+            entry.heir = Entry(entry.axes, None, None, Reason.SOLUTION_RAISED.value)
+            site.retired.append(entry)
+            site.entries[key] = entry.heir

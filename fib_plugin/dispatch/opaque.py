@@ -16,6 +16,10 @@ _library: Any = None
 _ops: dict[str, Opaque] = {}
 
 
+class OpaqueError(RuntimeError):
+    """An op of that name exists with another schema; graphs may hold it, so it cannot be changed."""
+
+
 class Opaque:
     """One op of the ``fib`` namespace: ``call`` goes into graphs, ``body`` runs on every call."""
 
@@ -34,11 +38,16 @@ def opaque(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) -> O
         schema: torch schema without namespace; functional, since graphs may reorder it.
         body: gets real tensors, on CPU and CUDA.
         fake: gets fake tensors, returns tensors of the result's shape.
+
+    Raises:
+        OpaqueError: the name is defined with another schema.
     """
     global _library
     name = schema.partition("(")[0]
     known = _ops.get(name)
     if known is not None:
+        if known.schema != schema:
+            raise OpaqueError(f"op {_NAMESPACE}::{name} is defined as {known.schema}, not {schema}; take another name")
         known.body = body
         return known
     op = Opaque(schema, body)

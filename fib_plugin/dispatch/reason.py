@@ -19,6 +19,7 @@ class Reason(str, Enum):
     BUILD_FAILED = "build_failed"
     SOLUTION_RAISED = "solution_raised"
     QUARANTINED = "quarantined"
+    CAPTURING = "capturing"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -35,5 +36,6 @@ REMEDIES: dict[str, str] = {
     Reason.BUILD_FAILED.value: "see the log line of the build; `fib bench` shows the compiler's output",
     Reason.SOLUTION_RAISED.value: "the solution failed in the engine and is out for this process; see the log",
     Reason.QUARANTINED.value: "the solution failed earlier in this process and is out",
+    Reason.CAPTURING.value: "a CUDA graph was captured before an eager call of this size; nothing to do",
     Reason.INTERNAL_ERROR.value: "a defect of fib-plugin: please report the traceback in the log",
 }

@@ -9,11 +9,13 @@ from typing import Any
 class Entry:
     """What is known of one (site, key): how often it ran and what runs it."""
 
-    __slots__ = ("axes", "calls", "reason", "run", "solution")
+    __slots__ = ("axes", "calls", "heir", "reason", "run", "solution")
 
     def __init__(self, axes: dict[str, int], run: Callable[..., Any] | None, solution: str | None, reason: str) -> None:
         self.axes = axes
         self.calls = 0
+        #: What answers in its place since its solution broke.
+        self.heir: Entry | None = None
         self.run = run
         self.solution = solution
         self.reason = reason
@@ -42,6 +44,10 @@ class Site:
         self.learn = learn
         self.broke = broke
         self.observe_only = observe_only
+
+    def all_entries(self) -> list[Entry]:
+        """Every entry that ever answered here, for counting."""
+        return [*self.entries.values(), *self.retired]
 
     def attempt(self, key: Hashable, inputs: tuple[Any, ...]) -> Any:
         """Runs the solution that was chosen for ``key`` on the definition's inputs, in their order."""

@@ -6,6 +6,7 @@ Built once from a dataset's measurements; read by the runtime when a call site m
 from __future__ import annotations
 
 import bisect
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field
 from fib_plugin import ops
 from fib_plugin.dataset import Measurement, TraceSet, compatible, load_measurements
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.schema import Environment, Solution, content_hash
+from fib_plugin.schema import Environment, SchemaError, Solution, content_hash
+
+logger = logging.getLogger("fib_plugin")
 
 #: Outside the measured sizes, up to this factor from the nearest one, its winner still counts.
 REACH = 2.0
@@ -56,7 +59,8 @@ class Table:
         hashes = {name: content_hash(s) for name, s in by_name.items()}
         latest: dict[tuple[str, str, str], Measurement] = {}
         rejected: dict[str, Reason] = {}
-        for m in load_measurements(traces.root) if traces.root is not None else []:
+        problems: list[SchemaError] = []
+        for m in load_measurements(traces.root, problems) if traces.root is not None else []:
             if m.baseline == m.solution or not m.baseline:
                 continue
             if m.solution not in by_name or hashes[m.solution] != m.solution_hash:
@@ -65,11 +69,13 @@ class Table:
                 rejected.setdefault(m.definition, Reason.NOT_MEASURED_HERE)
             else:
                 latest[m.definition, m.solution, m.workload] = m
+        for problem in problems:
+            logger.warning("dataset: %s", problem)
         points: dict[str, dict[tuple[int, int], dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for (name, solution, _), m in latest.items():
             definition = traces.definitions.get(name)
             family = ops.family_of(definition) if definition is not None else None
-            if family is None:
+            if family is None or not all(axis in m.axes for axis in family.key_axes):
                 continue
             worst = points[name][family.point(m.axes)]
             ratio = m.ratio_low if m.status == "PASSED" and m.ratio_low is not None else 0.0
