@@ -26,8 +26,8 @@ from fib_plugin.schema import (
     Solution,
     SourceFile,
     content_hash,
-    from_validation,
 )
+from fib_plugin.schema.errors import from_validation
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_MARKED = re.compile(r"^(?P<left>.*?=\s*)(?P<value>[^;#/]+?)(?P<tail>f?;?\s*(?:#|//)\s*fib:\s*(?P<name>\w+)\s*)$")
+_MARKED = re.compile(
+    r"^(?P<left>.*?[^=<>!]=\s*)(?P<value>[-+.\w]+?)(?P<tail>f?;?\s*(?:#|//)\s*fib:\s*(?P<name>\w+)\s*)$"
+)
 
 
 class MarkError(ValueError):

@@ -1,0 +1,131 @@
+"""Paged grouped-query attention with a running softmax, decode and causal prefill.
+
+A program owns a block of query tokens of one request and one key-value head; all query heads of that head are rows of
+the same tile, so keys and values are loaded once for the group. Nothing is read back to the host: the grid is an upper
+bound that shapes alone give, and a program finds its request by itself.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+
+LOG2_E = 1.4426950408889634
+
+#: Triton's interpreter (3.5) multiplies the bits of bfloat16 as if they were integers, so there operands are widened.
+WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@triton.jit
+def _attend(
+    q_ptr, k_ptr, v_ptr, qo_indptr, kv_indptr, kv_indices, out_ptr, lse_ptr, scale, requests, d, page_size,
+    q_token, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, out_token, out_head, lse_token,
+    DECODE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    D: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    if DECODE:
+        request = block
+        first = block
+        last = block + 1
+        start = block
+    else:
+        # Request r may own blocks from indptr[r] // TOKENS + r on: the last r that starts at or before this block.
+        low = 0
+        high = requests
+        while high - low > 1:
+            middle = (low + high) // 2
+            if tl.load(qo_indptr + middle) // TOKENS + middle <= block:
+                low = middle
+            else:
+                high = middle
+        request = low
+        first = tl.load(qo_indptr + request)
+        last = tl.load(qo_indptr + request + 1)
+        start = first + (block - first // TOKENS - request) * TOKENS
+    if start < last:
+        pages_begin = tl.load(kv_indptr + request)
+        num_kv = (tl.load(kv_indptr + request + 1) - pages_begin) * page_size
+
+        row = tl.arange(0, ROWS)
+        token = start + row // GROUP
+        head = kv_head * GROUP + row % GROUP
+        valid = (row < TOKENS * GROUP) & (token < last)
+        visible = num_kv - (last - 1 - token)  # keys that a row sees: all but those of later tokens
+        i = tl.arange(0, D)
+        inside = i < d
+        q_rows = q_ptr + token[:, None].to(tl.int64) * q_token + head[:, None] * q_head + i[None, :]
+        q = tl.load(q_rows, mask=valid[:, None] & inside[None, :], other=0.0)
+
+        top = tl.full((ROWS,), -float("inf"), tl.float32)
+        total = tl.zeros((ROWS,), tl.float32)
+        result = tl.zeros((ROWS, D), tl.float32)
+        longest = num_kv - (last - tl.minimum(start + TOKENS, last))
+        for begin in range(0, longest, KEYS):
+            j = begin + tl.arange(0, KEYS)
+            exists = j < longest
+            page = tl.load(kv_indices + pages_begin + j // page_size, mask=exists, other=0).to(tl.int64)
+            slot = j % page_size
+            k_rows = k_ptr + page * k_page + slot * k_slot + kv_head * k_head
+            k = tl.load(k_rows[None, :] + i[:, None], mask=exists[None, :] & inside[:, None], other=0.0)
+            if WIDEN:
+                q, k = q.to(tl.float32), k.to(tl.float32)
+            scores = tl.dot(q, k, input_precision="ieee") * scale
+            seen = j[None, :] < visible[:, None]
+            scores = tl.where(seen, scores, -float("inf"))
+            new_top = tl.maximum(top, tl.max(scores, axis=1))
+            base = tl.where(new_top == -float("inf"), 0.0, new_top)  # a row that has seen nothing yet
+            weights = tl.exp2(scores - base[:, None])
+            shrink = tl.exp2(top - base)
+            total = total * shrink + tl.sum(weights, axis=1)
+            v_rows = v_ptr + page * v_page + slot * v_slot + kv_head * v_head
+            v = tl.load(v_rows[:, None] + i[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
+            if WIDEN:
+                v = v.to(tl.float32)
+            result = tl.dot(weights.to(v.dtype), v, result * shrink[:, None], input_precision="ieee")
+            top = new_top
+
+        some = total > 0
+        result = result / tl.where(some, total, 1.0)[:, None]
+        out_rows = out_ptr + token[:, None].to(tl.int64) * out_token + head[:, None] * out_head + i[None, :]
+        tl.store(out_rows, result.to(out_ptr.dtype.element_ty), mask=valid[:, None] & inside[None, :])
+        # Scores carry log2(e) already, so this is the base 2 log-sum.
+        lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), -float("inf"))
+        tl.store(lse_ptr + token.to(tl.int64) * lse_token + head, lse, mask=valid)
+
+
+def _launch(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, output, lse):
+    tokens, heads, d = q.shape
+    page_size, kv_heads = k_cache.shape[1:3]
+    requests = kv_indptr.shape[0] - 1
+    group = heads // kv_heads
+    decode = qo_indptr is None
+    block_tokens = 1 if decode else max(1, 64 // triton.next_power_of_2(group))
+    if not decode:  # rows that no request claims stay zero
+        output.zero_()
+        lse.fill_(-float("inf"))
+    blocks = requests if decode else tokens // block_tokens + requests
+    if blocks == 0:
+        return
+    _attend[(blocks, kv_heads)](
+        q, k_cache, v_cache, kv_indptr if decode else qo_indptr, kv_indptr, kv_indices, output, lse,
+        float(sm_scale) * LOG2_E, requests, d, page_size, q.stride(0), q.stride(1),
+        k_cache.stride(0), k_cache.stride(1), k_cache.stride(2),
+        v_cache.stride(0), v_cache.stride(1), v_cache.stride(2),
+        output.stride(0), output.stride(1), lse.stride(0),
+        DECODE=decode, GROUP=group, TOKENS=block_tokens,
+        ROWS=max(16, triton.next_power_of_2(block_tokens * group)), KEYS=32 if q.dtype == torch.float32 else 64,
+        D=max(16, triton.next_power_of_2(d)), WIDEN=WIDEN, num_warps=4, num_stages=2,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def gqa_paged_decode(q, k_cache, v_cache, kv_indptr, kv_indices, sm_scale, output, lse):
+    _launch(q, k_cache, v_cache, None, kv_indptr, kv_indices, sm_scale, output, lse)
+
+
+@torch.no_grad()
+def gqa_paged_prefill(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, output, lse):
+    _launch(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, output, lse)
