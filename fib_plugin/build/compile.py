@@ -1,0 +1,62 @@
+"""The compiling process: reads one order as JSON from standard input, leaves a shared library in its folder.
+
+Started by `fib_plugin.build.native`; what it prints becomes the log of a BuildError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import signal
+import sys
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """0 when the library is there."""
+    if sys.platform == "linux":  # a compiler whose client was killed has nobody left to work for
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    order = json.load(sys.stdin)
+    try:
+        {"tvm-ffi": _tvm_ffi, "torch": _torch}[order["binding"]](order)
+    except Exception as error:
+        print(error)
+        return 1
+    return 0
+
+
+def _tvm_ffi(order: dict[str, Any]) -> None:
+    if not any(source.endswith(".cu") for source in order["sources"]):
+        # tvm_ffi imports torch where it finds it, which takes as long as compiling, and C++ sources need nothing of it.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    import tvm_ffi.cpp
+
+    tvm_ffi.cpp.build(
+        order["name"],
+        sources=order["sources"],
+        extra_cflags=order["cflags"],
+        extra_cuda_cflags=order["cuda_flags"],
+        extra_ldflags=order["ldflags"],
+        extra_include_paths=[order["include"]],
+        build_directory=order["folder"],
+    )
+
+
+def _torch(order: dict[str, Any]) -> None:
+    from torch.utils import cpp_extension
+
+    cpp_extension.load(
+        order["name"],
+        order["sources"],
+        extra_cflags=order["cflags"],
+        extra_cuda_cflags=order["cuda_flags"],
+        extra_ldflags=order["ldflags"],
+        extra_include_paths=[order["include"]],
+        build_directory=order["folder"],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
