@@ -1,0 +1,7 @@
+"""Benchmarks solutions on captured workloads: the parent makes inputs and judges, a child runs what is judged."""
+
+from __future__ import annotations
+
+from fib_plugin.bench.runner import BenchError, BenchResult, Progress, run_bench
+
+__all__ = ["BenchError", "BenchResult", "Progress", "run_bench"]

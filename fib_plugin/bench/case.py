@@ -1,0 +1,203 @@
+"""Case: one workload made ready: fresh inputs, what is right for them, and the blobs that carry them to the child."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from fib_plugin import ops
+from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
+from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed, same_rows
+from fib_plugin.bench.reference import BrokenReference, Reference
+from fib_plugin.bench.wire import Layout
+from fib_plugin.schema import Definition, Workload
+
+_SLOW_REFERENCE_S = 0.4
+_MOST_SETS = 12
+_MOST_SET_BYTES = 512 << 20
+_GROUPS = 4
+_DRAWS = 2048
+
+
+@dataclass(slots=True)
+class Trial:
+    """One call: inputs, expected outputs, and the blob that holds the inputs and takes the outputs."""
+
+    name: str
+    inputs: list[Any]
+    expected: list[Any]
+    blob: Blob
+    layout: Layout
+
+    def arm(self) -> None:
+        """Poison the outputs, so that nothing an earlier call left is taken for an answer."""
+        poison(self.blob, self.layout)
+
+    def outputs(self) -> list[Any]:
+        return [self.blob.tensor(place).clone() for place in self.layout.outputs]
+
+    def changed_inputs(self, definition: Definition, allowed: Sequence[str]) -> list[str]:
+        """Names of inputs that were written to and may not be."""
+        names = list(definition.inputs)
+        return [names[i] for i in changed(self.blob, self.layout, self.inputs) if names[i] not in allowed]
+
+    def restore(self) -> None:
+        """Write the inputs again, after a call that changed them."""
+        fill(self.blob, self.layout, self.inputs)
+
+
+@dataclass(slots=True)
+class DrawSet:
+    """Inputs with few distinct rows, and room for many draws from them."""
+
+    name: str
+    inputs: list[Any]
+    blob: Blob
+    layout: Layout
+    groups: int
+    calls: int
+    least: int
+
+
+@dataclass(slots=True)
+class TimingSets:
+    """Input sets that timed calls rotate through."""
+
+    name: str
+    blob: Blob
+    layouts: list[Layout]
+
+
+@dataclass(slots=True)
+class Case:
+    """A workload of a definition, ready to be run by any of its solutions."""
+
+    definition: Definition
+    workload: Workload
+    seeds: tuple[int, int]
+    trials: list[Trial]
+    again: Trial
+    timing: TimingSets
+    reference_ms: float
+    draws: DrawSet | None = None
+    mutates: tuple[str, ...] = ()
+    sampling: bool = False
+    tolerance: ops.Tolerance = field(default_factory=lambda: ops.Tolerance(0.0, 0.0))
+
+    def blobs(self) -> dict[str, Blob]:
+        """All blobs a child needs for this case, by name."""
+        found = {trial.name: trial.blob for trial in (*self.trials, self.again)}
+        found[self.timing.name] = self.timing.blob
+        if self.draws is not None:
+            found[self.draws.name] = self.draws.blob
+        return found
+
+    def close(self) -> None:
+        for blob in self.blobs().values():
+            blob.close()
+
+
+def prepare(definition: Definition, workload: Workload, maker: InputMaker, reference: Reference) -> Case:
+    """Make a case.
+
+    Raises:
+        InputError: the workload cannot be made into inputs.
+        BrokenReference: the definition's reference fails on them.
+    """
+    import torch
+
+    family = ops.family_of(definition)
+    sampling = family.evaluator == "sampling" if family is not None else definition.op_type == "sampling"
+    seed = fresh_seed()
+    forms = _output_forms(definition, workload)
+    seconds: list[float] = []
+
+    def trial(index: int) -> Trial:
+        inputs = maker.make(definition, workload, seed + index)
+        expected, took = reference(inputs)
+        seconds.append(took)
+        _check_reference(definition, expected, forms)
+        layout = plan(inputs, forms)
+        blob = Blob(layout.size)
+        fill(blob, layout, inputs)
+        return Trial(f"{workload.uuid}/{index}", inputs, expected, blob, layout)
+
+    trials = [trial(0)]
+    if seconds[0] < _SLOW_REFERENCE_S:
+        trials.append(trial(1))
+    again = trial(2)
+    if sum(seconds) < 0.02:  # the first call pays for what torch sets up
+        seconds = [reference(again.inputs)[1] for _ in range(5)]
+    size = sum(v.numel() * v.element_size() for v in again.inputs if isinstance(v, torch.Tensor))
+    sets = [maker.make(definition, workload, seed + 100 + index) for index in range(_set_count(size))]
+    return Case(
+        definition=definition,
+        workload=workload,
+        seeds=(maker.seed, seed),
+        trials=trials,
+        again=again,
+        timing=_timing_sets(f"{workload.uuid}/sets", sets),
+        reference_ms=median(seconds) * 1e3,
+        draws=_draw_set(definition, workload.uuid, again.inputs, forms) if sampling else None,
+        mutates=family.mutates if family is not None else (),
+        sampling=sampling,
+        tolerance=ops.tolerance(definition),
+    )
+
+
+def _set_count(size: int) -> int:
+    """So many sets that a round does not fit the last-level cache: in an engine each layer has weights of its own."""
+    try:
+        cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
+    except (ValueError, OSError):
+        cache = 0
+    wanted = -(-2 * (cache or 32 << 20) // max(size, 1))
+    return max(2 if size < _MOST_SET_BYTES // 2 else 1, min(wanted, _MOST_SETS, _MOST_SET_BYTES // max(size, 1)))
+
+
+def _timing_sets(name: str, sets: Sequence[Sequence[Any]]) -> TimingSets:
+    layouts: list[Layout] = []
+    for inputs in sets:
+        layouts.append(plan(inputs, [], layouts[-1].size if layouts else 0))
+    blob = Blob(layouts[-1].size)
+    for layout, inputs in zip(layouts, sets, strict=True):
+        fill(blob, layout, inputs)
+    return TimingSets(name, blob, layouts)
+
+
+def _draw_set(definition: Definition, uuid: str, inputs: Sequence[Any], forms: Sequence[tuple[Any, Any]]) -> DrawSet:
+    ((dtype, shape),) = forms
+    batch = shape[0] if shape else 1
+    groups = max(1, min(batch, _GROUPS))
+    repeated = same_rows(definition, inputs, groups)
+    per_call = max(1, batch // groups)
+    calls, least = -(-_DRAWS // per_call), -(-64 // per_call)
+    layout = plan(repeated, [(dtype, (calls, *shape))])
+    blob = Blob(layout.size)
+    fill(blob, layout, repeated)
+    return DrawSet(f"{uuid}/draws", repeated, blob, layout, groups, calls, least)
+
+
+def _output_forms(definition: Definition, workload: Workload) -> list[tuple[Any, tuple[int, ...]]]:
+    import torch
+
+    try:
+        shapes = definition.output_shapes(workload.axes)
+    except ValueError as error:
+        raise InputError(f"workload {workload.uuid}: {error} (capture it again, or remove its line)") from error
+    return [
+        (getattr(torch, str(spec.dtype)), shape or ())
+        for spec, shape in zip(definition.outputs.values(), shapes, strict=True)
+    ]
+
+
+def _check_reference(definition: Definition, expected: Sequence[Any], forms: Sequence[tuple[Any, Any]]) -> None:
+    for name, value, (dtype, shape) in zip(definition.outputs, expected, forms, strict=True):
+        if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
+            raise BrokenReference(
+                f"the reference of {definition.name} returns {name} as {tuple(value.shape)} {value.dtype}, "
+                f"the definition says {tuple(shape)} {dtype} (correct one of the two)"
+            )
