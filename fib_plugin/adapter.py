@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from fib_plugin import ops
 from fib_plugin.dispatch.reason import Reason
@@ -112,6 +113,8 @@ class Adapter:
         if make is None:
             raise AdapterError(f"adapter {self.name}: target {target.path} names the method {target.make!r}; add it")
         result: Callable[..., Any] = make(original)
+        if not callable(result) or result is original:
+            raise AdapterError(f"adapter {self.name}: {target.make} returns no function of its own for {target.path}")
         return result
 
 
@@ -120,10 +123,15 @@ def supports(engine: Engine, target: Target) -> str | None:
     version = engine.version()
     if version is None:
         return f"{engine.name} is not installed"
-    base = version.split("+")[0]
-    if target.versions and not SpecifierSet(target.versions).contains(base, prereleases=True):
-        return f"{engine.name} {version} is outside {target.versions}"
-    return None
+    if not target.versions:
+        return None
+    try:
+        base = Version(version.split("+")[0])
+    except InvalidVersion:
+        return f"{engine.name} {version} is no version that can be compared with {target.versions}"
+    if SpecifierSet(target.versions).contains(base, prereleases=True):
+        return None
+    return f"{engine.name} {version} is outside {target.versions}"
 
 
 def signature_differs(target: Target, original: Callable[..., Any]) -> str | None:
@@ -143,8 +151,13 @@ def check(adapter: type[Adapter]) -> None:
     """Rejects an adapter that would fail later.
 
     Raises:
-        AdapterError: a missing name, an unknown family, a target without attribute or method.
+        AdapterError: no adapter class, a missing engine or name, an unknown family, a target without attribute,
+            method or readable versions.
     """
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise AdapterError(f"{adapter!r} is not a subclass of fib_plugin.adapter.Adapter")
+    if not isinstance(getattr(adapter, "engine", None), Engine):
+        raise AdapterError(f"{adapter.__qualname__}: engine must be an Engine(name, distributions)")
     if not getattr(adapter, "name", "").startswith(adapter.engine.name + "."):
         raise AdapterError(f"{adapter.__qualname__}: name must be '{adapter.engine.name}.<op>'")
     for family in adapter.families:
@@ -155,16 +168,26 @@ def check(adapter: type[Adapter]) -> None:
             raise AdapterError(f"adapter {adapter.name}: target {target.path!r} must read module:attribute")
         if not callable(getattr(adapter, target.make, None)):
             raise AdapterError(f"adapter {adapter.name}: target {target.path} names no method {target.make!r}")
+        try:
+            SpecifierSet(target.versions)
+        except InvalidSpecifier as error:
+            raise AdapterError(f"adapter {adapter.name}: target {target.path}: versions: {error}") from None
 
 
 def discover() -> list[type[Adapter]]:
     """Adapters of the entry-point group ``fib_plugin.adapters``; a broken one is logged and left out."""
-    found: list[type[Adapter]] = []
+    found: dict[str, type[Adapter]] = {}
     for entry in sorted(importlib.metadata.entry_points(group="fib_plugin.adapters"), key=lambda e: e.name):
         try:
-            for adapter in entry.load():
+            adapters = list(entry.load())
+        except (Exception, SystemExit) as error:
+            logger.warning("adapters %r could not be loaded and are left out: %r", entry.name, error)
+            continue
+        for adapter in adapters:
+            try:
                 check(adapter)
-                found.append(adapter)
-        except Exception as error:
-            logger.warning("adapters %r could not be loaded and are left out: %s", entry.name, error)
-    return found
+                if found.setdefault(adapter.name, adapter) is not adapter:
+                    raise AdapterError(f"adapter {adapter.name}: {found[adapter.name]!r} has this name already")
+            except AdapterError as error:
+                logger.warning("an adapter of %r is left out: %s", entry.name, error)
+    return list(found.values())

@@ -39,6 +39,7 @@ class Enabled:
 
     def __init__(self, earlier: tuple[Settings, bool, bool] | None, runtime: Runtime) -> None:
         self._earlier = earlier
+        self._restored = False
         self.runtime = runtime
 
     def __enter__(self) -> Enabled:
@@ -48,7 +49,10 @@ class Enabled:
         self.restore()
 
     def restore(self) -> None:
-        """Puts back what was active before."""
+        """Puts back what was active before; once."""
+        if self._restored:
+            return
+        self._restored = True
         plugin.deactivate()
         if self._earlier is not None:
             settings, apply, tracing = self._earlier
@@ -156,17 +160,18 @@ def _dispatch(
     fallback: Callable[..., Any] | None,
 ) -> Any:
     current = plugin.active()
+    name, state = resolver, "nothing is enabled"
     if current is not None:
         name = resolver if isinstance(resolver, str) else resolver(*args, **kwargs)
         named = _named(current.runtime, name)
+        state = "the dataset has no such definition" if named is None else "no proven solution"
         if named is not None:
-            values = _ordered(named, args, kwargs) if kwargs else args
+            values = _ordered(named, args, kwargs)
             result = _attempt(named, values)
             if result is not None:
                 return _deliver(result, values[named.num_inputs :])
     if fallback is None:
-        state = "nothing is enabled" if current is None else "no proven solution"
-        raise ApplyError(f"apply({resolver!r}): {state} and no fallback was given; pass fallback=")
+        raise ApplyError(f"apply({name!r}): {state} and no fallback was given; pass fallback=")
     return fallback(*args, **kwargs)
 
 
@@ -183,17 +188,27 @@ def _named(runtime: Runtime, name: str) -> _Named | None:
 
 
 def _ordered(named: _Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    rest = named.names[len(args) :]
-    unknown = [name for name in kwargs if name not in rest]
-    if unknown:
-        raise ApplyError(f"apply({named.definition.name!r}): unexpected {unknown}; it takes {', '.join(named.names)}")
-    return (*args, *(kwargs[name] for name in rest if name in kwargs))
+    values = args
+    if kwargs:
+        # The inputs, and after them all outputs or none: a gap would move each later argument to another's place.
+        into = any(name in kwargs for name in named.names[named.num_inputs :])
+        wanted = named.names[len(args) :] if into else named.names[len(args) : named.num_inputs]
+        unknown = [name for name in kwargs if name not in wanted]
+        missing = [name for name in wanted if name not in kwargs]
+        if unknown or missing:
+            problem = f"unexpected {', '.join(unknown)}" if unknown else f"{', '.join(missing)} not given"
+            raise ApplyError(f"apply({named.definition.name!r}): {problem}; it takes {', '.join(named.names)}")
+        values = (*args, *(kwargs[name] for name in wanted))
+    if len(values) not in (named.num_inputs, len(named.names)):
+        raise ApplyError(
+            f"apply({named.definition.name!r}): {len(values)} arguments; it takes {', '.join(named.names)}: "
+            f"the {named.num_inputs} inputs, or them and all outputs"
+        )
+    return values
 
 
 def _attempt(named: _Named, values: tuple[Any, ...]) -> Any:
     inputs = values[: named.num_inputs]
-    if len(inputs) != named.num_inputs:
-        raise ApplyError(f"apply({named.definition.name!r}): {len(inputs)} of {named.num_inputs} inputs given")
     key = tuple([getattr(value, "shape", None) for value in inputs])
     return named.site.attempt(key, inputs)
 

@@ -22,6 +22,10 @@ logger = logging.getLogger("fib_plugin")
 _MISSING = object()
 
 
+class MissingError(AttributeError):
+    """The engine has no such function at the place that a target names."""
+
+
 @dataclass(slots=True)
 class Patch:
     """One target of one adapter: its state and every place that was changed."""
@@ -62,14 +66,22 @@ class Installation:
                 continue
             patch.state = "waiting"
             wrapt.register_post_import_hook(functools.partial(self._arrived, patch), patch.target.module)
+        for adapter in self.adapters:
+            # An adapter may name other targets for other versions: it is out only when none of them fits.
+            mine = [patch for patch in self.patches if patch.adapter is adapter]
+            if mine and all(patch.state == "version differs" for patch in mine):
+                logger.warning("%s: not installed: %s", adapter.name, mine[0].detail)
 
     def _arrived(self, patch: Patch, module: ModuleType) -> None:
         if not self.active or patch.state != "waiting":
             return
         try:
             self._apply(patch, module)
+        except MissingError as error:
+            patch.state, patch.detail = "missing", str(error)
         except Exception as error:
-            patch.state, patch.detail = "missing", repr(error)
+            _restore(patch)
+            patch.state, patch.detail = "failed", repr(error)
         if patch.state != "patched" and not patch.target.optional:
             logger.warning(
                 "%s: %s is not patched (%s: %s)", patch.adapter.name, patch.target.path, patch.state, patch.detail
@@ -97,28 +109,35 @@ class Installation:
         self.active = False
         for patch in reversed(self.patches):
             patch.adapter.live = False
-            for place, name, value, new in reversed(patch.places):
-                if vars(place).get(name, _MISSING) is new:
-                    setattr(place, name, value)
-                for module, alias in _bindings(new):
-                    setattr(module, alias, value)
-            patch.places.clear()
+            _restore(patch)
             patch.state = "waiting"
+
+
+def _restore(patch: Patch) -> None:
+    for place, name, value, new in reversed(patch.places):
+        if vars(place).get(name, _MISSING) is new:
+            setattr(place, name, value)
+        for holder, alias in _late(place, new):
+            setattr(holder, alias, value)
+        if isinstance(new, (staticmethod, classmethod)):
+            for module, alias in _bindings(new.__func__):
+                setattr(module, alias, value.__func__)
+    patch.places.clear()
 
 
 def locate(module: ModuleType, attribute: str) -> tuple[Any, str, Any]:
     """(holder, name, raw value) of ``Class.method`` or ``function``; the raw value keeps staticmethod and the like.
 
     Raises:
-        AttributeError: no such attribute.
+        MissingError: no such attribute, or an inherited one: its owner is what must be named.
     """
     *path, name = attribute.split(".")
     holder: Any = module
     for part in path:
-        holder = getattr(holder, part)
-    raw = vars(holder).get(name, _MISSING)
+        holder = getattr(holder, part, _MISSING)
+    raw = _MISSING if holder is _MISSING else vars(holder).get(name, _MISSING)
     if raw is _MISSING:
-        raise AttributeError(f"{module.__name__}:{attribute} is not defined there")
+        raise MissingError(f"{module.__name__}:{attribute} is not defined there")
     return holder, name, raw
 
 
@@ -134,6 +153,14 @@ def aliases(holder: Any, name: str, raw: Any) -> Iterator[tuple[Any, str, Any]]:
         for module, alias in _bindings(raw):
             if (module, alias) != (holder, name):
                 yield module, alias, raw
+
+
+def _late(holder: Any, new: Any) -> Iterator[tuple[Any, str]]:
+    """Places that took the replacement itself after it was installed: modules by import, subclasses by assignment."""
+    yield from _bindings(new)
+    if isinstance(holder, type):
+        for cls in _subclasses(holder):
+            yield from ((cls, alias) for alias, value in list(vars(cls).items()) if value is new)
 
 
 def _subclasses(cls: type) -> Iterator[type]:

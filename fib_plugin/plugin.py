@@ -34,11 +34,9 @@ def register() -> None:
     """
     try:
         _register()
-    except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
+    except (Exception, SystemExit) as error:
         _log_setup("INFO")
-        logger.warning("fib-plugin is off: %s", error)
+        logger.warning("fib-plugin is off: %s", _one_line(error))
         logger.debug("details", exc_info=True)
 
 
@@ -61,6 +59,8 @@ def _register() -> None:
 def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
     """Makes a runtime and installs the selected adapters; an earlier one is taken out first.
 
+    With FIB_DISABLE nothing is installed and nothing is recorded, whoever asks.
+
     Raises:
         SettingsError: FIB_ADAPTERS names an adapter that does not exist.
     """
@@ -70,10 +70,13 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
     from fib_plugin.runtime import Runtime
     from fib_plugin.settings import SettingsError
 
+    if settings.disable:
+        logger.warning("FIB_DISABLE is set: nothing is patched, substituted or recorded")
+        apply = tracing = False
     with _lock:
-        found = discover()
+        found = [] if settings.disable else discover()
         unknown = settings.unknown_adapters(adapter.name for adapter in found)
-        if unknown:
+        if unknown and not settings.disable:
             names = ", ".join(sorted(adapter.name for adapter in found))
             raise SettingsError(f"FIB_ADAPTERS names {', '.join(unknown)}, which no adapter answers to; known: {names}")
         deactivate()
@@ -82,8 +85,13 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
         for kind in sorted(found, key=lambda kind: kind.support):
             if kind.engine.version() is None or not (kind.support or settings.selects(kind.name)):
                 continue
-            adapter = kind(runtime)
-            if adapter.wanted():
+            try:
+                adapter = kind(runtime)
+                wanted = adapter.wanted()
+            except Exception as error:
+                logger.warning("adapter %s cannot be used and is left out: %s", kind.name, _one_line(error))
+                continue
+            if wanted:
                 runtime.adapters[kind.name] = adapter
             elif not kind.support:
                 runtime.note(f"{kind.name}: not installed, no proven solution for {', '.join(kind.families)}")
@@ -107,6 +115,11 @@ def deactivate() -> None:
             _active.installation.uninstall()
             _active.runtime.close()
             _active = None
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def _log_setup(level: str) -> None:

@@ -26,16 +26,25 @@ class Settings(BaseSettings):
     disable: bool = Field(default=False, description="1: kill switch, nothing is patched whatever else is set")
     dataset_path: Path = Field(default=_HOME / "dataset", description="the FlashInfer Trace dataset to read and write")
     cache_path: Path = Field(default=_HOME / "cache", description="built solutions and status files")
-    adapters: str = Field(default="", description="comma list of adapters to use, `-name` excludes: vllm.gemm,-vllm.rope")
+    adapters: str = Field(
+        default="", description="comma list of adapters to use, `-name` excludes: vllm.gemm,-vllm.rope"
+    )
     strict: bool = Field(default=False, description="1: a failing solution raises instead of falling back")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="level of our own log lines")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="level of our own log lines"
+    )
     apply_margin: float = Field(default=0.03, ge=0, description="a solution must beat the displaced op by this share")
-    apply_any_hardware: bool = Field(default=False, description="1: also use measurements from other hardware and versions")
+    apply_any_hardware: bool = Field(
+        default=False, description="1: also use measurements from other hardware and versions"
+    )
 
     @field_validator("dataset_path", "cache_path")
     @classmethod
     def _expand(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:  # ~ without a home, or of a user that does not exist
+            raise ValueError(f"{error}; name the folder in full") from None
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -11,17 +11,21 @@ from fib_plugin.runtime import Runtime
 
 
 class LiveGemm:
-    """Linear calls of one adapter. A weight is known by its address; an alias keeps the address from being reused."""
+    """Linear calls of one adapter.
+
+    A weight is known by its address, which an alias keeps from being reused, and its shape, since a slice of it may
+    start at the same address.
+    """
 
     def __init__(self, runtime: Runtime, adapter: str) -> None:
         self._runtime = runtime
         self._adapter = adapter
-        self._sites: dict[int, Site] = {}
+        self._sites: dict[tuple[int, torch.Size], Site] = {}
         self._alive: list[torch.Tensor] = []
 
     def attempt(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
         """x [..., K] times weight [N, K] transposed, or None when the engine's op must answer."""
-        site = self._sites.get(weight.data_ptr()) or self._resolve(weight)
+        site = self._sites.get((weight.data_ptr(), weight.shape)) or self._resolve(weight)
         if x.dim() == 2:
             result: torch.Tensor | None = site.attempt(x.shape[0], (x, weight))
             return result
@@ -40,5 +44,5 @@ class LiveGemm:
         definition = ops.ALL["gemm"].definition(n=n, k=k, dtype=NAMES[weight.dtype])
         site = self._runtime.site(self._adapter, definition, observe_only=stand_in)
         self._alive.append(weight.detach())
-        self._sites[weight.data_ptr()] = site
+        self._sites[weight.data_ptr(), weight.shape] = site
         return site

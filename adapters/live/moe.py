@@ -31,6 +31,8 @@ class LiveMoe:
         site = self._sites.get((w13.data_ptr(), topk_ids.shape[-1])) or self._resolve(w13, topk_ids.shape[-1])
         if topk_ids.dtype is not torch.int32:
             topk_ids = topk_ids.to(torch.int32)
+        if topk_weights.dtype is not torch.float32:
+            topk_weights = topk_weights.to(torch.float32)
         result: torch.Tensor | None = site.attempt(
             hidden_states.shape[0], (hidden_states, w13, w2, topk_weights, topk_ids)
         )

@@ -16,7 +16,7 @@ class LiveRope:
     def __init__(self, runtime: Runtime, adapter: str) -> None:
         self._runtime = runtime
         self._adapter = adapter
-        self._sites: dict[tuple[int, int], tuple[Site, torch.Tensor]] = {}
+        self._sites: dict[tuple[int, int, bool, torch.dtype], tuple[Site, torch.Tensor]] = {}
         self._alive: list[torch.Tensor] = []
 
     def attempt(
@@ -29,12 +29,12 @@ class LiveRope:
         is_neox: bool,
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Rotated (q, k) in the shapes they came in, or None when the engine's op must answer."""
-        known = self._sites.get((cache.data_ptr(), head_size))
+        known = self._sites.get((cache.data_ptr(), head_size, is_neox, q.dtype))
         site, wide = known or self._resolve(cache, head_size, is_neox, q.dtype)
         tokens = positions.numel()
         heads_q, heads_k = q.view(tokens, -1, head_size), k.view(tokens, -1, head_size)
         result = site.attempt(tokens, (heads_q, heads_k, wide, positions.reshape(-1)))
-        return None if result is None else (result[0].view(q.shape), result[1].view(k.shape))
+        return None if result is None else (result[0].reshape(q.shape), result[1].reshape(k.shape))
 
     def _resolve(
         self, cache: torch.Tensor, head_size: int, is_neox: bool, dtype: torch.dtype
@@ -44,5 +44,5 @@ class LiveRope:
         )
         known = (self._runtime.site(self._adapter, definition), cache.detach().to(torch.float32))
         self._alive.append(cache.detach())
-        self._sites[cache.data_ptr(), head_size] = known
+        self._sites[cache.data_ptr(), head_size, is_neox, dtype] = known
         return known
