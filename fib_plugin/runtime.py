@@ -66,7 +66,9 @@ class Runtime:
             environment = current_environment()
             self.table = Table.build(self.traces, environment, settings.apply_margin, settings.apply_any_hardware)
         self._by_structure = _index(self.traces, self.table.definitions() if self.table is not None else [])
-        rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) or 0)
+        given = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+        # The variable is the launcher's, not ours: one that is no number costs only the rank in file names.
+        rank = int(given) if given.isdecimal() else 0
         self.writer = Writer(
             settings.dataset_path, rank=rank, status_dir=settings.cache_path / "status", snapshot=self.snapshot
         )
@@ -78,6 +80,7 @@ class Runtime:
     def _forked(self) -> None:
         """A forked worker counts its own calls, not its parent's again."""
         self._lock = threading.RLock()
+        self.guard.forked()
         self.declined.clear()
         for site in self.sites:
             site.retired.clear()
@@ -157,7 +160,7 @@ class Runtime:
         definition = site.definition
         axes = definition.axis_values([getattr(value, "shape", None) for value in inputs])
         if self.recorder is not None:
-            self.recorder.record(site.adapter, definition, axes, inputs)
+            self._record(site, axes, inputs)
         if self.table is None or site.observe_only:
             reason = Reason.APPLY_OFF if self.table is None else Reason.NO_SOLUTION
             return Entry(axes, None, None, reason.value)
@@ -176,6 +179,17 @@ class Runtime:
         if run is None:
             return Entry(axes, None, None, Reason.BUILD_FAILED.value)
         return Entry(axes, run, name, "")
+
+    def _record(self, site: Site, axes: dict[str, int], inputs: tuple[Any, ...]) -> None:
+        """A failure to write a call down must not cost its substitution."""
+        try:
+            assert self.recorder is not None
+            self.recorder.record(site.adapter, site.definition, axes, inputs)
+        except Exception:
+            if self.settings.strict:
+                raise
+            self.note(f"{site.definition.name}: a call could not be recorded, see the log")
+            logger.warning("a call of %s could not be recorded", site.definition.name, exc_info=True)
 
     def _run(self, solution: Solution, definition: Definition) -> Callable[..., Any] | None:
         if solution.name not in self._runs:

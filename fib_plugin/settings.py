@@ -34,6 +34,7 @@ class Settings(BaseSettings):
         default="INFO", description="level of our own log lines"
     )
     apply_margin: float = Field(default=0.03, ge=0, description="a solution must beat the displaced op by this share")
+    bench_threads: int | None = Field(default=None, ge=1, description="threads of a CPU benchmark; all cores if unset")
     apply_any_hardware: bool = Field(
         default=False, description="1: also use measurements from other hardware and versions"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -518,3 +520,58 @@ def test_a_new_measurement_of_the_same_workload_replaces_the_old(make_runtime: M
     runtime = make_runtime()
     assert call(runtime) is None
     assert counts(runtime)["fallbacks"] == {"not_faster": 1}
+
+
+# ---- graphs and forks -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_chosen_while_a_graph_is_captured_and_the_next_eager_call_is_looked_at(
+    make_runtime: Make, dataset: Path, monkeypatch: Any
+) -> None:
+    proven.prove(dataset, silu())
+    runtime = make_runtime(tracing=True)
+    with monkeypatch.context() as context:
+        context.setattr("fib_plugin.runtime._capturing", lambda inputs: True)
+        assert call(runtime) is None
+    assert counts(runtime)["fallbacks"] == {"capturing": 1}
+    assert call(runtime) is not None
+    assert counts(runtime)["calls"] == 2
+
+
+def test_a_forked_process_counts_its_own_calls(make_runtime: Make, dataset: Path) -> None:
+    proven.prove(dataset, silu(), sizes=(1, 2, 4))
+    runtime = make_runtime()
+    for _ in range(3):
+        call(runtime)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call(runtime)
+            line = counts(runtime)
+            os.write(writing, f"{line['calls']} {line['substituted']}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"1 1"
+    os.close(reading)
+    assert counts(runtime)["calls"] == 3
+
+
+def test_a_fork_during_a_failure_does_not_block_the_child(make_runtime: Make, dataset: Path) -> None:
+    raising(dataset)
+    runtime = make_runtime()
+    reading, writing = os.pipe()
+    with runtime.guard._lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            try:
+                os.write(writing, str(call(runtime)).encode())
+            finally:
+                os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100) == b"None"
+    os.close(reading)

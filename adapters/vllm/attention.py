@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_of
+from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.vllm.cpu_cache import CpuCache
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
@@ -67,7 +68,8 @@ class CpuAttention(Adapter):
             output_block_scale: torch.Tensor | None = None,
         ) -> torch.Tensor:
             if self.live and attn_metadata is not None:
-                if output_scale is not None or output_block_scale is not None or _unsupported(impl, attn_metadata):
+                scaled = output_scale is not None or output_block_scale is not None
+                if scaled or query.dtype not in NAMES or _unsupported(impl, attn_metadata):
                     self.decline(Reason.UNSUPPORTED_ARGUMENT)
                 elif self._attend(impl, layer, query, kv_cache, attn_metadata, output):
                     return output

@@ -92,10 +92,11 @@ class Gemm(Adapter):
             if not self.live or known.dim() != 2 or known.shape[1] != x.shape[-1] or not self._wants(known):
                 result: torch.Tensor = impl(layer, x, weight, bias)
                 return result
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() and x.dtype == known.dtype and x.dtype in NAMES:
                 return self.op.call(x, known, bias)  # type: ignore[no-any-return]
-            if x.dtype != known.dtype:
-                self.decline(Reason.UNSUPPORTED_ARGUMENT)
+            if x.dtype != known.dtype or x.dtype not in NAMES:
+                if not torch.compiler.is_compiling():
+                    self.decline(Reason.UNSUPPORTED_ARGUMENT)
                 return impl(layer, x, weight, bias)  # type: ignore[no-any-return]
             out = self.calls.attempt(x, known)
             if out is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.norm import LiveNorm
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
@@ -53,7 +54,12 @@ class Norm(Adapter):
             widths = self._plain_widths if residual is None else self._fused_widths
             if not self.live or (widths is not None and x.shape[-1] not in widths):
                 return original(norm, x, residual)
-            if norm.variance_size_override is not None or not norm.has_weight or norm.weight.dtype != x.dtype:
+            if (
+                norm.variance_size_override is not None
+                or not norm.has_weight
+                or norm.weight.dtype != x.dtype
+                or x.dtype not in NAMES
+            ):
                 if not torch.compiler.is_compiling():
                     self.decline()
                 return original(norm, x, residual)

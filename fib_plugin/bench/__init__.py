@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from fib_plugin.bench.runner import BenchError, BenchResult, Progress, run_bench
+from fib_plugin.bench.runner import BenchResult, Progress, run_bench
+from fib_plugin.bench.selection import BenchError
 
 __all__ = ["BenchError", "BenchResult", "Progress", "run_bench"]

@@ -60,6 +60,8 @@ class Examiner:
         self._child: Child | None = None
         self._attached: Case | None = None
         self._unusable: set[str] = set()
+        #: (workload, content hash) of an engine's op -> whether it agreed with the reference.
+        self._right: dict[tuple[str, str], bool] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +100,8 @@ class Examiner:
         self._deadline = time.monotonic() + self._timeout
         self._attach(case)
         verdict = self._try_out(case, key, fewer=solution.author == ENGINE_AUTHOR)
+        if solution.author == ENGINE_AUTHOR:
+            self._right[case.workload.uuid, key] = verdict.passed
         if not verdict.passed:
             return Outcome(verdict)
         timed, baseline = self._time(case, solution, key, displaced)
@@ -188,6 +192,8 @@ class Examiner:
                 continue
             try:
                 self._load(candidate, case)
+                if self._computes(case, key):
+                    return candidate
             except _Refused:
                 self._unusable.add(key)
             except (ChildDied, ChildTimeout):
@@ -195,9 +201,17 @@ class Examiner:
                 self.replace_child()
                 self._load(solution, case)
                 self._attach(case)
-            else:
-                return candidate
         return None
+
+    def _computes(self, case: Case, key: str) -> bool:
+        """Whether the engine's op computes this definition at all: beating one that does not is no win.
+
+        Shapes alone cannot tell silu from gelu; a definition matched by shape to the wrong op shows here.
+        """
+        known = self._right.get((case.workload.uuid, key))
+        if known is None:
+            known = self._right[case.workload.uuid, key] = self._try_out(case, key, fewer=True).passed
+        return known
 
     def _check_again(self, case: Case, key: str) -> Verdict | None:
         """After timing, new values at the old addresses: an answer that was kept from before is now wrong."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
-import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -13,21 +11,18 @@ from pathlib import Path
 
 from fib_plugin.bench.case import Case, prepare
 from fib_plugin.bench.child import Place, physical_cores
-from fib_plugin.bench.displaced import displaced_ops
 from fib_plugin.bench.evaluators.verdict import Verdict
 from fib_plugin.bench.examiner import Examiner, Outcome
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed
 from fib_plugin.bench.reference import BrokenReference, Reference
+from fib_plugin.bench.selection import Batch, BenchError, drop_foreign, drop_measured, select, why_nothing
 from fib_plugin.build import BuildError, precompile
 from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import (
     Measurement,
     TraceSet,
     append_measurements,
-    axes_key,
-    compatible,
     current_environment,
-    load_counts,
     load_measurements,
 )
 from fib_plugin.schema import (
@@ -35,17 +30,12 @@ from fib_plugin.schema import (
     Environment,
     Evaluation,
     EvaluationStatus,
-    Language,
     Performance,
     Solution,
     Trace,
     Workload,
     content_hash,
 )
-
-
-class BenchError(ValueError):
-    """Nothing can be benchmarked as asked; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +68,6 @@ class Progress:
     doing: str = ""
     result: BenchResult | None = None
     problem: str = ""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What is to be done for one definition: per workload the solutions, engine's first."""
-
-    definition: Definition
-    jobs: list[tuple[Workload, list[Solution]]]
-    displaced: list[Solution]
 
 
 @dataclass(slots=True)
@@ -151,12 +132,12 @@ def run_bench(
 
     environment = current_environment()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    batches = list(_select(traceset, definitions, solutions, workloads, op_type, author))
+    batches = list(select(traceset, definitions, solutions, workloads, op_type, author))
     if not batches:
-        raise BenchError(_why_nothing(traceset, definitions, solutions, op_type, author))
-    foreign = _drop_foreign(batches, device)
+        raise BenchError(why_nothing(traceset, definitions, solutions, op_type, author))
+    foreign = drop_foreign(batches, device)
     if resume and traceset.root is not None:
-        _drop_measured(batches, load_measurements(traceset.root), environment)
+        drop_measured(batches, load_measurements(traceset.root), environment)
     total = sum(len(solutions) for batch in batches for _, solutions in batch.jobs)
     run = _Run(traceset, environment, progress or (lambda _: None), total)
     if foreign:
@@ -177,7 +158,7 @@ def run_bench(
 
 
 def _bench_definition(
-    batch: _Batch, examiner: Examiner, maker: InputMaker, broken: dict[str, BuildError], run: _Run
+    batch: Batch, examiner: Examiner, maker: InputMaker, broken: dict[str, BuildError], run: _Run
 ) -> None:
     definition = batch.definition
     reference: Reference | None = None
@@ -266,94 +247,7 @@ def _measurement(case: Case, solution: Solution, outcome: Outcome, run: _Run, ti
     )
 
 
-def _select(
-    traceset: TraceSet,
-    definitions: Sequence[str] | None,
-    solutions: Sequence[str] | None,
-    workloads: int | None,
-    op_type: str | None,
-    author: str | None,
-) -> Iterator[_Batch]:
-    counts = load_counts(traceset.root) if traceset.root is not None else {}
-    for name, definition in sorted(traceset.definitions.items()):
-        if not _named(name, definitions) or (op_type is not None and definition.op_type != op_type):
-            continue
-        known = traceset.solutions.get(name, [])
-        chosen = [s for s in known if _named(s.name, solutions) and (author is None or s.author == author)]
-        # The engine's own first: when it fails here, it is no yardstick for the others.
-        chosen.sort(key=lambda s: (s.author != ENGINE_AUTHOR, s.author, s.name))
-        calls = counts.get(name, {})
-        lines = sorted(traceset.workloads.get(name, []), key=lambda line: -calls.get(axes_key(line.workload.axes), 0))
-        if chosen and lines:
-            jobs = [(line.workload, list(chosen)) for line in lines[:workloads]]
-            yield _Batch(definition, jobs, displaced_ops(known))
-
-
-def _named(name: str, patterns: Sequence[str] | None) -> bool:
-    return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _why_nothing(
-    traceset: TraceSet,
-    definitions: Sequence[str] | None,
-    solutions: Sequence[str] | None,
-    op_type: str | None,
-    author: str | None,
-) -> str:
-    where = traceset.root or "the dataset"
-    matching = [d for n, d in traceset.definitions.items() if _named(n, definitions) and op_type in (None, d.op_type)]
-    if not traceset.definitions:
-        return f"{where} has no definitions (capture some with FIB_ENABLE_TRACING=1, or name another --dataset)"
-    if not matching:
-        return f"no definition in {where} matches (there are {', '.join(sorted(traceset.definitions)[:8])}, ...)"
-    if not any(traceset.workloads.get(d.name) for d in matching):
-        return f"{where} has no workloads for what was asked (capture some with FIB_ENABLE_TRACING=1)"
-    if solutions or author:
-        return f"no solution in {where} matches (list them with `fib dataset stats`)"
-    return f"{where} has no solutions for what was asked (`fib pack --dataset {where}` adds the shipped ones)"
-
-
-def _drop_foreign(batches: Sequence[_Batch], device: str) -> set[str]:
-    """Take out solutions that are not meant for this host; their names.
-
-    Triton's interpreter makes its kernels run on a CPU, thousands of times slower: only for who asks for it.
-    """
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-
-    def here(solution: Solution) -> bool:
-        if interpreted and solution.spec.language is Language.TRITON:
-            return True
-        return any(("cpu" in target.lower()) == (device == "cpu") for target in solution.spec.target_hardware)
-
-    foreign = set()
-    for batch in batches:
-        batch.displaced = [solution for solution in batch.displaced if here(solution)]
-        for index, (workload, chosen) in enumerate(batch.jobs):
-            foreign |= {solution.name for solution in chosen if not here(solution)}
-            batch.jobs[index] = (workload, [solution for solution in chosen if here(solution)])
-    return foreign
-
-
-def _drop_measured(batches: Sequence[_Batch], measured: Sequence[Measurement], environment: Environment) -> None:
-    baselines: dict[tuple[str, str, str], set[str | None]] = {}
-    for one in measured:
-        if compatible(Environment(hardware=one.hardware, libs=one.libs), environment) is None:
-            key = (one.definition, one.solution_hash, one.workload)
-            # A failed run compares with nothing; a passed one counts for the op it was compared with.
-            baselines.setdefault(key, set()).add(one.baseline_hash if one.status == "PASSED" else None)
-    for batch in batches:
-        yardsticks = {content_hash(op) for op in batch.displaced} or {""}
-        for index, (workload, solutions) in enumerate(batch.jobs):
-            left = []
-            for solution in solutions:
-                digest = content_hash(solution)
-                seen = baselines.get((batch.definition.name, digest, workload.uuid), set())
-                if not seen & (yardsticks | {None, digest}):
-                    left.append(solution)
-            batch.jobs[index] = (workload, left)
-
-
-def _precompile(batches: Sequence[_Batch], cache: Path, run: _Run) -> dict[str, BuildError]:
+def _precompile(batches: Sequence[Batch], cache: Path, run: _Run) -> dict[str, BuildError]:
     """Compile everything up front, on all cores: later they are for timing. Failures by content hash."""
     wanted = {content_hash(s): s for batch in batches for _, chosen in batch.jobs for s in chosen}
     compiled = {key: s for key, s in wanted.items() if s.spec.language.value in ("cpp", "cuda")}

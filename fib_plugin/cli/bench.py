@@ -44,9 +44,7 @@ def bench(
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds per solution and workload.")] = 60.0,
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", min=1, envvar="FIB_BENCH_THREADS", help="CPU threads.", show_default="physical cores"
-        ),
+        typer.Option("--threads", min=1, help="CPU threads; default FIB_BENCH_THREADS, else the physical cores."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what was measured here before.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
@@ -76,7 +74,7 @@ def bench(
                 timeout,
                 op_type=op_type,
                 author=author,
-                threads=threads,
+                threads=threads or settings.load().bench_threads,
                 cache=settings.load().cache_path,
             )
     except KeyboardInterrupt:

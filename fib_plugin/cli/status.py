@@ -163,7 +163,11 @@ def _capture(serving: Serving) -> list[Text]:
 
 def _targets(serving: Serving) -> list[Text]:
     """Hooks that did not fit; those that did, and those that were not wanted, are `fib doctor`'s business."""
-    odd = [target for target in serving.targets if target.get("state") in ("missing", "signature differs")]
+    odd = [
+        target
+        for target in serving.targets
+        if target.get("state") in ("missing", "signature differs", "version differs", "failed")
+    ]
     lines = []
     for target in odd:
         detail = f" ({target['detail']})" if target.get("detail") else ""

@@ -28,6 +28,10 @@ class Guard:
         self.strict = strict
         self.out: dict[str, dict[str, Any]] = {}
 
+    def forked(self) -> None:
+        """In a forked child: nobody holds the lock here, whoever held it in the parent."""
+        self._lock = threading.Lock()
+
     def broke(self, site: Site, entry: Entry, error: Exception) -> None:
         """The solution of ``entry`` raised: it is out for the process; the caller runs the original.
 

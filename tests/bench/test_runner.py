@@ -138,3 +138,32 @@ def test_samplers_are_judged_by_their_distribution(tmp_path: Path, cache: Path) 
     }
     assert "do not follow the distribution" in results["argmax"].log
     assert "is not among those" in results["unfiltered"].log
+
+
+def test_what_an_engine_does_beforehand_is_not_timed(tmp_path: Path, cache: Path) -> None:
+    prepared = RIGHT.replace("def run(x, weight):", "def run(x, weight):\n    time.sleep(0.02)").replace(
+        "import torch", "import time\n\nimport torch"
+    )
+    prepared += "\n\ndef setup(x, weight):\n    time.sleep(0.02)\n    return lambda: x + weight\n"
+    traces = dataset(
+        tmp_path, solution("engine_op", prepared, author="engine"), solution("claims_setup", prepared + "# mine\n")
+    )
+    results = {result.solution.name: result.measurement for result in run_bench(traces, cache=cache)}
+    assert (results["engine_op"].solution_ms or 0) < 10
+    assert (results["claims_setup"].solution_ms or 0) > 10, "only the engine's own op may prepare untimed"
+
+
+def test_an_engines_op_may_lack_the_later_outputs_but_a_solution_may_not(tmp_path: Path, cache: Path) -> None:
+    source = "import torch\n\n\ndef run(x, residual, weight):\n"
+    source += "    return torch.nn.functional.rms_norm(x + residual, (64,), weight, 1e-5)\n"
+    traces = dataset(
+        tmp_path,
+        solution("engine_op", source, ADD_NORM, author="engine"),
+        solution("candidate", source + "# mine\n", ADD_NORM),
+        workloads=(workload("w", ADD_NORM, batch_size=3),),
+        definition=ADD_NORM,
+    )
+    assert statuses(run_bench(traces, cache=cache)) == {
+        ("engine_op", "w"): "PASSED",
+        ("candidate", "w"): "RUNTIME_ERROR",
+    }

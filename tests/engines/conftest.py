@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+MAKE_MODEL = HERE.parents[1] / "scripts" / "make_model.py"
 
 #: Steps that make the engine run every op and every sampler once; used for capture and for apply alike.
 SAMPLINGS = {
@@ -63,7 +64,7 @@ def checkpoint(workspace: Path):
     def make(kind: str) -> Path:
         path = workspace / "models" / kind
         if not path.exists():
-            subprocess.run([sys.executable, HERE / "make_model.py", path, kind], check=True, capture_output=True)
+            subprocess.run([sys.executable, MAKE_MODEL, path, kind], check=True, capture_output=True)
         return path
 
     return make

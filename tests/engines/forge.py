@@ -1,7 +1,8 @@
 """Datasets whose solutions are "proven" by the test: right, watermarked or raising, as FIB_TEST_MARK says at call time.
 
 One engine start serves many checks: the running process changes FIB_TEST_MARK between generations. ``rmsnorm`` adds a
-constant to what rmsnorm returns, ``raise:rmsnorm`` raises, anything else leaves the reference's result alone.
+constant to what rmsnorm returns (the name of a definition does so for that one alone), ``raise:rmsnorm`` raises,
+anything else leaves the reference's result alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from fib_plugin import ops
 from fib_plugin.dataset import Measurement, TraceSet, append_measurements, current_environment
 from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
 
-#: What a watermark adds to the first output, by family; samples move to another token.
+#: A watermark adds a constant to every other column of the first output (to all of them, it would leave the argmax of
+#: logits alone); samples move to another token.
 _MARKED = """
 import os as _os
 
@@ -25,10 +27,10 @@ def run(*inputs):
     if mark == "raise:{family}":
         raise RuntimeError("raised on purpose by {family}")
     out = _reference(*inputs)
-    if mark == "{family}":
+    if mark in ("{family}", "{definition}"):
         first = out[0] if isinstance(out, tuple) else out
         if first.is_floating_point():
-            first += 0.5
+            first[..., ::2] += 0.5
         else:
             first.copy_((first + 7) % inputs[0].shape[-1])
     return out
@@ -49,7 +51,12 @@ def marked_solution(definition: Definition) -> Solution:
             entry_point="main.py::run",
             destination_passing_style=False,
         ),
-        sources=[SourceFile(path="main.py", content=definition.reference + _MARKED.format(family=family.family))],
+        sources=[
+            SourceFile(
+                path="main.py",
+                content=definition.reference + _MARKED.format(family=family.family, definition=definition.name),
+            )
+        ],
     )
 
 

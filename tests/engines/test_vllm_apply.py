@@ -37,6 +37,7 @@ def _steps() -> list[dict]:
     for family, sampling in FAMILIES.items():
         steps.append({"generate": f"right {family}", "sampling": sampling})
         steps.append({"generate": f"marked {family}", "mark": family, "sampling": sampling})
+    steps.append({"generate": "marked lm_head", "mark": "gemm_fp32_n640_k128"})
     steps.append({"status": "before raising"})
     steps += [
         {"generate": f"raising {family}", "mark": f"raise:{family}", "sampling": sampling}
@@ -78,6 +79,10 @@ def test_a_watermarked_solution_changes_the_live_answer(served, family: str) -> 
     assert served.results[f"marked {family}"] != served.results[f"stock {family}"]
 
 
+def test_lm_head_alone_is_substituted_too(served) -> None:
+    assert served.results["marked lm_head"] != served.results["stock gemm"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_raising_solution_is_answered_by_the_engines_op(served, family: str) -> None:
     assert served.results[f"raising {family}"] == served.results[f"stock {family}"]
@@ -102,7 +107,7 @@ def test_a_request_that_the_definition_cannot_express_falls_back_with_its_reason
 
 
 def test_a_failure_is_said_once_with_its_traceback(served) -> None:
-    assert served.log.count("marked__silu_and_mul_d256 raised and is out") == 1
+    assert served.log.count("marked__silu_and_mul_fp32_d256 raised and is out") == 1
     assert "raised on purpose by silu_and_mul" in served.log
 
 

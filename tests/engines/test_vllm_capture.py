@@ -14,19 +14,20 @@ from fib_plugin.dataset import TraceSet, load_counts, validate
 pytestmark = pytest.mark.engine
 
 LLAMA_DEFINITIONS = {
-    "gemm_n256_k128",
-    "gemm_n128_k128",
-    "gemm_n512_k128",
-    "gemm_n128_k256",
-    "rmsnorm_eps1e-06_h128",
-    "fused_add_rmsnorm_eps1e-06_h128",
-    "silu_and_mul_d256",
-    "rope_with_cos_sin_cache_neox_style_d32_rd32",
-    "gqa_paged_decode_h4_kv2_d32_ps1",
-    "gqa_paged_prefill_causal_h4_kv2_d32_ps1",
-    "top_k_sampling_from_probs_v512",
-    "top_p_sampling_from_probs_v512",
-    "top_k_top_p_sampling_from_probs_v512",
+    "gemm_fp32_n256_k128",
+    "gemm_fp32_n128_k128",
+    "gemm_fp32_n512_k128",
+    "gemm_fp32_n640_k128",
+    "gemm_fp32_n128_k256",
+    "rmsnorm_fp32_eps1e-06_h128",
+    "fused_add_rmsnorm_fp32_eps1e-06_h128",
+    "silu_and_mul_fp32_d256",
+    "rope_with_cos_sin_cache_neox_style_fp32_d32_rd32",
+    "gqa_paged_decode_fp32_h4_kv2_d32_ps1",
+    "gqa_paged_prefill_causal_fp32_h4_kv2_d32_ps1",
+    "top_k_sampling_from_probs_v640",
+    "top_p_sampling_from_probs_v640",
+    "top_k_top_p_sampling_from_probs_v640",
 }
 
 
@@ -59,7 +60,7 @@ def test_the_captured_dataset_is_valid(captured_llama) -> None:
 
 def test_structural_inputs_hold_what_the_engine_passed(captured_llama) -> None:
     traces = TraceSet.from_path(captured_llama.dataset)
-    decode = traces.workloads["gqa_paged_decode_h4_kv2_d32_ps1"]
+    decode = traces.workloads["gqa_paged_decode_fp32_h4_kv2_d32_ps1"]
     for trace in decode:
         assert trace.workload.inputs["sm_scale"].value == pytest.approx(32**-0.5)
         blob = load_file(captured_llama.dataset / trace.workload.inputs["kv_indices"].path)
@@ -72,7 +73,7 @@ def test_structural_inputs_hold_what_the_engine_passed(captured_llama) -> None:
 
 
 def test_sampling_parameters_are_real_values(captured_llama) -> None:
-    trace = TraceSet.from_path(captured_llama.dataset).workloads["top_k_top_p_sampling_from_probs_v512"][0]
+    trace = TraceSet.from_path(captured_llama.dataset).workloads["top_k_top_p_sampling_from_probs_v640"][0]
     blob = load_file(captured_llama.dataset / trace.workload.inputs["top_k"].path)
     assert blob["top_k"].tolist() == [1, 1, 1]
     assert blob["top_p"].tolist() == [0.5, 0.5, 0.5]
@@ -87,12 +88,12 @@ def test_each_shape_is_kept_once_and_counted(captured_llama) -> None:
         points = [family.point(t.workload.axes) for t in kept]
         assert len(points) == len(set(points)), name
         assert sum(counts[name].values()) > 0, name
-    per_step = sum(counts["silu_and_mul_d256"].values())
-    assert sum(counts["rope_with_cos_sin_cache_neox_style_d32_rd32"].values()) == per_step
+    per_step = sum(counts["silu_and_mul_fp32_d256"].values())
+    assert sum(counts["rope_with_cos_sin_cache_neox_style_fp32_d32_rd32"].values()) == per_step
 
 
 def test_counts_tell_how_often_each_size_ran(captured_llama) -> None:
-    counts = load_counts(captured_llama.dataset)["silu_and_mul_d256"]
+    counts = load_counts(captured_llama.dataset)["silu_and_mul_fp32_d256"]
     by_rows = {json.loads(axes)["batch_size"]: calls for axes, calls in counts.items()}
     # 4 generations of 3 prompts (14 prompt tokens, 8 new tokens), two layers: 7 decode steps of 3 rows each.
     assert by_rows[3] == 4 * 7 * 2
@@ -100,7 +101,7 @@ def test_counts_tell_how_often_each_size_ran(captured_llama) -> None:
 
 def test_a_mixture_of_experts_is_harvested_with_its_routing(captured_moe) -> None:
     traces = TraceSet.from_path(captured_moe.dataset)
-    trace = traces.workloads["moe_topk2_e4_h128_i64"][0]
+    trace = traces.workloads["moe_fp32_topk2_e4_h128_i64"][0]
     blob = load_file(captured_moe.dataset / trace.workload.inputs["topk_ids"].path)
     assert blob["topk_ids"].shape == (trace.workload.axes["num_tokens"], 2)
     assert blob["topk_ids"].min() >= 0

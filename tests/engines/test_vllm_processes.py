@@ -44,10 +44,10 @@ def test_what_ran_just_before_sigkill_is_on_disk_and_readable(killed) -> None:
     before = {name: len(found) for name, found in TraceSet.from_path(killed.dataset).workloads.items()}
     report = merge(killed.dataset, every=True)
     traces = TraceSet.from_path(killed.dataset)
-    sizes = {trace.workload.axes["batch_size"] for trace in traces.workloads["silu_and_mul_d256"]}
+    sizes = {trace.workload.axes["batch_size"] for trace in traces.workloads["silu_and_mul_fp32_d256"]}
     assert 9 in sizes or 10 in sizes, (sizes, before, report)
     assert validate(killed.dataset).problems == []
 
 
 def test_counts_survive_sigkill(killed) -> None:
-    assert sum(load_counts(killed.dataset)["silu_and_mul_d256"].values()) > 0
+    assert sum(load_counts(killed.dataset)["silu_and_mul_fp32_d256"].values()) > 0

@@ -37,7 +37,7 @@ def run(job: dict) -> dict:
     started = time.perf_counter()
     llm = LLM(
         model=job["model"],
-        dtype=job.get("dtype", "bfloat16"),
+        dtype="float32",
         max_model_len=128,
         max_num_seqs=4,
         max_num_batched_tokens=128,
