@@ -111,8 +111,8 @@ class Examiner:
             return Outcome(late)
         if baseline is None:
             return Outcome(verdict, median_ms(timed.solution_ns))
-        compared = ratio(timed.solution_ns, timed.baseline_ns)
-        return Outcome(verdict, compared.solution_ms, compared, baseline)
+        compared = ratio(timed.solution_ns, timed.baseline_ns, timed.toll_ns)
+        return Outcome(verdict, median_ms(timed.solution_ns), compared, baseline)
 
     def _try_out(self, case: Case, key: str, fewer: bool) -> Verdict:
         """Correctness on fresh inputs; the verdict carries the worst errors of all trials."""

@@ -12,7 +12,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Medians in ms; ``value`` is baseline / solution, ``low`` the lower end of its 95% bootstrap interval."""
+    """Medians in ms; ``value`` is baseline / (solution + toll), ``low`` the lower end of its 95% interval."""
 
     solution_ms: float
     baseline_ms: float
@@ -20,9 +20,16 @@ class Ratio:
     low: float
 
 
-def ratio(solution_ns: Sequence[float], baseline_ns: Sequence[float], seed: int = 0) -> Ratio:
-    """Compare paired samples; pairs are resampled together, so drift that hits both does not widen the interval."""
+def ratio(
+    solution_ns: Sequence[float], baseline_ns: Sequence[float], toll_ns: Sequence[float] = (), seed: int = 0
+) -> Ratio:
+    """Compare paired samples; pairs are resampled together, so drift that hits both does not widen the interval.
+
+    ``toll_ns`` is what using the solution costs besides the solution; it counts on its side.
+    """
     solution, baseline = np.asarray(solution_ns, np.float64), np.asarray(baseline_ns, np.float64)
+    if len(toll_ns):
+        solution = solution + np.asarray(toll_ns, np.float64)
     medians = float(np.median(solution)), float(np.median(baseline))
     chosen = np.random.default_rng(seed).integers(0, len(solution), (_RESAMPLES, len(solution)))
     resampled = np.median(baseline[chosen], axis=1) / np.median(solution[chosen], axis=1)

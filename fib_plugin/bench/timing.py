@@ -44,7 +44,7 @@ def _interleave(contestants: Sequence[Contestant], seconds: float, sample: Sampl
     pair_ns = sum(estimate * repeat for estimate, repeat in zip(estimates, repeats, strict=True))
     affordable = int(seconds * 1e9 / pair_ns)
     fewest = 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
-    if len(contestants) == 1 or estimates[0] > _HOPELESS * min(estimates):
+    if len(contestants) == 1 or estimates[0] > _HOPELESS * min(estimates[:2]):
         fewest = 1
     pairs = max(fewest, min(_MOST_PAIRS, affordable))
     # A and B start half a round apart: neither finds its inputs warmed by the other.

@@ -146,10 +146,11 @@ class Drawn(msgspec.Struct, tag=True, frozen=True):
 
 
 class Timed(msgspec.Struct, tag=True, frozen=True):
-    """Nanoseconds a call, one value a sample; the two lists are pairs."""
+    """Nanoseconds a call, one value a sample; the lists are pairs, those of baseline and toll may be empty."""
 
     solution_ns: list[float]
     baseline_ns: list[float]
+    toll_ns: list[float] = []
 
 
 Request = Attach | Detach | Load | Run | Draw | Prepare | Time | Again

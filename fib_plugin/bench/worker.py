@@ -136,9 +136,9 @@ class Worker:
     def _time(self, request: wire.Time) -> wire.Reply:
         contestants = [self._contestant(request.key)]
         if request.baseline is not None:
-            contestants.append(self._trusted(request.baseline))
+            contestants += self._trusted(request.baseline)
         found = measure(contestants, request.seconds, self._device)
-        return wire.Timed(found[0], found[1] if len(found) > 1 else [])
+        return wire.Timed(found[0], *found[1:]) if len(found) > 1 else wire.Timed(found[0], [])
 
     def _contestant(self, key: str) -> Contestant:
         runnable = self._runnables[key]
@@ -146,14 +146,18 @@ class Worker:
             return runnable.call, self._sets
         return _ready, [[runnable.setup(*arguments)] for arguments in self._sets]
 
-    def _trusted(self, key: str) -> Contestant:
-        """The displaced op as it is, after one trial call that tells its failures from the solution's."""
+    def _trusted(self, key: str) -> list[Contestant]:
+        """The displaced op and its toll, after one trial call that tells their failures from the solution's."""
         try:
-            call, sets = self._contestant(key)
-            call(*sets[0])
+            trusted = [self._contestant(key)]
+            toll = self._runnables[key].toll
+            if toll is not None:
+                trusted.append((_ready, [[toll(*arguments)] for arguments in self._sets]))
+            for call, sets in trusted:
+                call(*sets[0])
         except Exception as error:
             raise _BaselineFailed(key, traceback.format_exc()) from error
-        return call, sets
+        return trusted
 
     def _again(self, request: wire.Again) -> wire.Reply:
         blob, layout, inputs = self._blobs[request.blob], request.layout, self._sets[request.index]

@@ -46,7 +46,8 @@ def build(solution: Solution, definition: Definition, cache: Path | None = None)
         )
     runnable = Runnable.resolve(solution, definition, function, keep)
     if solution.author == ENGINE_AUTHOR:
-        runnable.setup = getattr(sys.modules.get(function.__module__), "setup", None)
+        module = sys.modules.get(function.__module__)
+        runnable.setup, runnable.toll = getattr(module, "setup", None), getattr(module, "toll", None)
     return runnable
 
 

@@ -25,6 +25,8 @@ class Runnable:
         into: takes the inputs and the outputs, writes the outputs.
         setup: for the engine's own ops only: takes the inputs and returns the call without what an engine does
             beforehand (packing weights, planning a step).
+        toll: for the engine's own ops only: takes the inputs and returns a call of what the adapter must do around a
+            solution that it does not do around the engine's op (unpacking a cache, a softmax).
         keep: what must stay alive as long as the code is called, such as the loaded library.
     """
 
@@ -34,6 +36,7 @@ class Runnable:
     into: Callable[..., None]
     keep: Any = None
     setup: Callable[..., Callable[[], Any]] | None = None
+    toll: Callable[..., Callable[[], Any]] | None = None
 
     @classmethod
     def resolve(

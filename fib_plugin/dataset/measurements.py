@@ -33,7 +33,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     solution_ms: float | None = None
     baseline_ms: float | None = None
     ratio: float | None = None
-    """baseline_ms / solution_ms, from interleaved pairs"""
+    """baseline / (solution + what the adapter must do around a solution), from interleaved pairs"""
     ratio_low: float | None = None
     """lower end of the ratio's 95% interval"""
     hardware: str

@@ -72,3 +72,8 @@ def test_contestants_may_rotate_through_sets_of_their_own() -> None:
         [(lambda x: spin(300), PAIR), (lambda ready: (seen.append(ready), spin(300)), [("p",), ("q",)])], 0.02, "cpu"
     )
     assert set(seen) == {"p", "q"}
+
+
+def test_what_using_a_solution_costs_besides_counts_on_its_side() -> None:
+    free, paid = ratio([100.0] * 9, [200.0] * 9), ratio([100.0] * 9, [200.0] * 9, [100.0] * 9)
+    assert (free.value, paid.value) == (2.0, 1.0)

@@ -1,12 +1,15 @@
+from types import SimpleNamespace
+
 import torch
+from fib_plugin.adapters.vllm.cpu_cache import CpuCache
 from vllm import _custom_ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
 BLOCK = 128
 
 
-def setup(q, k_cache, v_cache, *rest):
-    # Writing the cache and planning the step come before the engine's attention call.
+def lay_out(q, k_cache, v_cache, *rest):
+    """The engine's packed pool for these inputs, and where each token lies in it."""
     *indptrs, kv_indices, sm_scale = rest
     qo_indptr, kv_indptr = indptrs if len(indptrs) == 2 else (None, indptrs[0])
     if qo_indptr is None:
@@ -18,16 +21,37 @@ def setup(q, k_cache, v_cache, *rest):
     first = torch.cumsum(blocks, 0) - blocks
     request = torch.repeat_interleave(lengths.long())
     offset = torch.arange(kv_indices.numel()) - kv_indptr[:-1].long()[request]
-    pool = torch.zeros(int(blocks.sum()), heads, BLOCK * 2, dim, dtype=q.dtype)
-    key_cache, value_cache = pool.chunk(2, dim=2)
+    pool = torch.zeros(int(blocks.sum()), heads, BLOCK, 2 * dim, dtype=q.dtype)
+    halves = pool.view(-1, heads, BLOCK * 2, dim).chunk(2, dim=2)
     chosen, slots = kv_indices.long(), first[request] * BLOCK + offset
     _custom_ops.cpu_attn_reshape_and_cache(
-        k_cache[chosen, 0], v_cache[chosen, 0], key_cache, value_cache, slots, isa, 1.0, 1.0, "auto"
+        k_cache[chosen, 0], v_cache[chosen, 0], *halves, slots, isa, 1.0, 1.0, "auto"
     )
+    table = (first[:, None] + torch.arange(int(blocks.max()))).to(torch.int32)
+    return SimpleNamespace(**locals())
+
+
+def toll(q, *rest):
+    # A solution reads token-major keys and values; the engine's blocks are unpacked for it, its result is copied.
+    laid = lay_out(q, *rest)
+    cache, output, slots = CpuCache(), torch.empty_like(q), laid.slots.to(torch.int32)
+
+    def call():
+        cache.unpack(laid, laid.pool, slots, laid.dim, q.dtype)
+        output.copy_(q)
+
+    return call
+
+
+def setup(q, *rest):
+    # Writing the cache and planning the step come before the engine's attention call.
+    laid = lay_out(q, *rest)
+    lengths, qo_indptr, heads, dim, isa = laid.lengths, laid.qo_indptr, laid.heads, laid.dim, laid.isa
+    key_cache, value_cache = laid.halves
     plan = {
         "query_start_loc": qo_indptr,
         "seq_lens": lengths,
-        "block_table": (first[:, None] + torch.arange(int(blocks.max()))).to(torch.int32),
+        "block_table": laid.table,
         "scheduler_metadata": _custom_ops.cpu_attn_get_scheduler_metadata(
             num_reqs=lengths.numel(),
             num_heads=q.shape[1],
@@ -50,7 +74,7 @@ def setup(q, k_cache, v_cache, *rest):
             key_cache=key_cache,
             value_cache=value_cache,
             output=output,
-            scale=sm_scale,
+            scale=laid.sm_scale,
             causal=True,
             alibi_slopes=None,
             sliding_window=-1,

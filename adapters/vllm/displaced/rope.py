@@ -15,5 +15,15 @@ def setup(q, k, cos_sin_cache, positions):
     return call
 
 
+def toll(q, k, cos_sin_cache, positions):
+    # The engine's op works in place; a solution's result is copied back.
+    def call():
+        q.copy_(q_out)
+        k.copy_(k_out)
+
+    q_out, k_out = q.clone(), k.clone()
+    return call
+
+
 def run(*inputs):
     return setup(*inputs)()
