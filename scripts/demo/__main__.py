@@ -144,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo.sh", description="Capture, benchmark and apply on real vLLM.")
     parser.add_argument("--fresh", action="store_true", help="forget earlier captures, measurements and builds")
     parser.add_argument("--requests", type=int, default=48, metavar="N", help="requests a round (default 48)")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each engine (default 9)")
+    parser.add_argument("--rounds", type=int, default=13, metavar="N", help="timed rounds of each engine (default 13)")
     parser.add_argument("--workloads", type=int, default=3, metavar="N", help="benchmarked a definition (default 3)")
     demo = Demo(parser.parse_args())
     try:

@@ -89,7 +89,14 @@ def test_an_interrupt_keeps_what_is_done_and_resume_does_the_rest(tmp_path: Path
         workloads=(workload("w1", batch_size=2),),
     )
     command = [sys.executable, "-m", "fib_plugin", "bench", "--dataset", str(root)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Whoever runs the tests in the background hands down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 90
     while not load_measurements(root):
         assert time.monotonic() < deadline

@@ -11,7 +11,7 @@ from fib_plugin.dataset import TraceSet, load_counts, merge, validate
 pytestmark = pytest.mark.engine
 
 #: One prompt that the capture run did not have, so that a new size is met just before the kill.
-NEW = {"generate": "new", "prompts": ["w5 w6 w7 w8 w9 w10 w11 w12 w13"]}
+NEW = {"generate": "new", "prompts": ["w5 w6 w7 w8 w9 w3 w4 w5 w6"]}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def killed(drive, captured_llama, workspace):
     return drive(
         "processes",
         "llama",
-        [*sampling_steps(), NEW, {"kill_children": True}],
+        # Counts are flushed every second; what is new reaches the disk at once.
+        [*sampling_steps(), {"wait": 2.5}, NEW, {"kill_children": True}],
         dataset=dataset,
         FIB_ENABLE_APPLY="1",
         FIB_ENABLE_TRACING="1",
@@ -41,13 +42,15 @@ def test_the_engine_core_substitutes(killed) -> None:
 
 
 def test_what_ran_just_before_sigkill_is_on_disk_and_readable(killed) -> None:
-    before = {name: len(found) for name, found in TraceSet.from_path(killed.dataset).workloads.items()}
-    report = merge(killed.dataset, every=True)
-    traces = TraceSet.from_path(killed.dataset)
-    sizes = {trace.workload.axes["batch_size"] for trace in traces.workloads["silu_and_mul_fp32_d256"]}
-    assert 9 in sizes or 10 in sizes, (sizes, before, report)
+    merge(killed.dataset, every=True)
+    kept = TraceSet.from_path(killed.dataset).workloads["silu_and_mul_fp32_d256"]
+    assert 9 in {trace.workload.axes["batch_size"] for trace in kept}
     assert validate(killed.dataset).problems == []
 
 
-def test_counts_survive_sigkill(killed) -> None:
-    assert sum(load_counts(killed.dataset)["silu_and_mul_fp32_d256"].values()) > 0
+def test_counts_survive_sigkill(killed, captured_llama) -> None:
+    before, after = (
+        sum(load_counts(outcome.dataset)["silu_and_mul_fp32_d256"].values()) for outcome in (captured_llama, killed)
+    )
+    # Both ran the same 4 generations; the forged dataset began with the counts of the first.
+    assert after > 1.5 * before

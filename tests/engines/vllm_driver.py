@@ -1,7 +1,8 @@
 """Runs a real vLLM in this process through a list of steps and writes what came out: ``vllm_driver.py JOB.json``.
 
 A job is {"model", "eager", "out", "llm": {...}, "steps": [...]}. Steps: {"generate": name, "mark": str, "sampling":
-{...}}, {"uninstall": true}, {"objects": name}, {"status": name}, {"kill_children": true} (ends the job).
+{...}}, {"uninstall": true}, {"objects": name}, {"status": name}, {"wait": seconds}, {"kill_children": true}; the last
+ends the job.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def run(job: dict) -> dict:
 
             active = plugin.active()
             results[step["status"]] = active.runtime.snapshot()["status"] if active else None
+        elif "wait" in step:
+            time.sleep(step["wait"])
         elif "kill_children" in step:
             Path(job["out"]).write_text(json.dumps(results))
             for child in psutil.Process().children(recursive=True):
