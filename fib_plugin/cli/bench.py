@@ -55,7 +55,7 @@ def bench(
     """
     root = _root(dataset, as_json)
     from fib_plugin.bench import BenchError, run_bench  # imports torch
-    from fib_plugin.dataset import TraceSet
+    from fib_plugin.dataset import TraceSet, load_measurements
 
     results: list[BenchResult] = []
     problems: list[str] = []
@@ -87,7 +87,9 @@ def bench(
         _print(results, problems, interrupted)
     if interrupted:
         raise typer.Exit(_INTERRUPTED)
-    raise typer.Exit(1 if problems and not results else 0)
+    # What an earlier run measured has run: resuming has nothing left to do then.
+    ran = bool(results) or (resume and bool(load_measurements(root)))
+    raise typer.Exit(1 if problems and not ran else 0)
 
 
 class _View:

@@ -114,3 +114,15 @@ def test_an_interrupt_keeps_what_is_done_and_resume_does_the_rest(tmp_path: Path
     resumed = json.loads(subprocess.run([*command, "--resume", "--json"], capture_output=True, check=True).stdout)
     assert {one["solution"] for one in resumed["results"]} == {"a_quick", "slow_0", "slow_1", "slow_2"} - kept
     assert len(TraceSet.from_path(root).traces[NORM.name]) == 4
+
+
+def test_resuming_when_all_is_measured_is_exit_code_0_though_solutions_are_left_out(tmp_path: Path) -> None:
+    elsewhere = solution("elsewhere", RIGHT)
+    elsewhere = elsewhere.model_copy(
+        update={"spec": elsewhere.spec.model_copy(update={"target_hardware": ["no-such-device"]})}
+    )
+    dataset(tmp_path / "data", solution("good", RIGHT), elsewhere)
+    first = fib("--dataset", str(tmp_path / "data"), "--threads", "1")
+    again = fib("--dataset", str(tmp_path / "data"), "--threads", "1", "--resume")
+    assert "left out" in first.output
+    assert (first.exit_code, again.exit_code) == (0, 0), again.output
