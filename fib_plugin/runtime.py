@@ -16,7 +16,7 @@ from fib_plugin import ops
 from fib_plugin.build import BuildError, build
 from fib_plugin.capture.recorder import Recorder
 from fib_plugin.capture.writer import Writer
-from fib_plugin.dataset import TraceSet, current_environment
+from fib_plugin.dataset import TraceSet, axes_key, current_environment
 from fib_plugin.dispatch.guard import Guard
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Entry, Site
@@ -254,7 +254,7 @@ class Runtime:
                 _count(line, per_definition, entry)
                 if self.recorder is not None and entry.axes:
                     by_axes = calls.setdefault(site.definition.name, {})
-                    axes = _axes_key(entry.axes)
+                    axes = axes_key(entry.axes)
                     by_axes[axes] = by_axes.get(axes, 0) + entry.calls
         return {"calls": calls, "status": self._status(adapters)}
 
@@ -302,11 +302,6 @@ def _count(line: dict[str, Any], per_definition: dict[str, Any], entry: Entry) -
         per_definition["solution"] = entry.solution
     else:
         line["fallbacks"][entry.reason] = line["fallbacks"].get(entry.reason, 0) + entry.calls
-
-
-def _axes_key(axes: dict[str, int]) -> str:
-    pairs = ",".join(f'"{name}":{value}' for name, value in sorted(axes.items()))
-    return "{" + pairs + "}"
 
 
 def _digest(definition: Definition) -> str:
