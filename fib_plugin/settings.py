@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     disable: bool = Field(default=False, description="1: kill switch, nothing is patched whatever else is set")
     dataset_path: Path = Field(default=_HOME / "dataset", description="the FlashInfer Trace dataset to read and write")
     cache_path: Path = Field(default=_HOME / "cache", description="built solutions and status files")
+    lock_path: Path = Field(default=_HOME / "fib.lock", description="which solutions the operator trusts (fib trust)")
     adapters: str = Field(
         default="", description="comma list of adapters to use, `-name` excludes: vllm.gemm,-vllm.rope"
     )
@@ -39,7 +40,17 @@ class Settings(BaseSettings):
         default=False, description="1: also use measurements from other hardware and versions"
     )
 
-    @field_validator("dataset_path", "cache_path")
+    probation: bool = Field(
+        default=True, description="0: proven solutions run at once, without a comparison in this process first"
+    )
+    recheck_every: int = Field(
+        default=0, ge=0, description="compare a running solution with the engine's op again every so many eager calls"
+    )
+    nan_check_every: int = Field(
+        default=0, ge=0, description="look for NaN and Inf in a solution's outputs every so many eager calls"
+    )
+
+    @field_validator("dataset_path", "cache_path", "lock_path")
     @classmethod
     def _expand(cls, value: Path) -> Path:
         try:

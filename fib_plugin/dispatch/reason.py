@@ -16,7 +16,14 @@ class Reason(str, Enum):
     UNMEASURED_SHAPE = "unmeasured_shape"
     CHANGED_SINCE_MEASURED = "changed_since_measured"
     UNSUPPORTED_ARGUMENT = "unsupported_argument"
+    NOT_TRUSTED = "not_trusted"
+    CHANGED_SINCE_TRUSTED = "changed_since_trusted"
+    BUILDING = "building"
     BUILD_FAILED = "build_failed"
+    PROBATION = "probation"
+    WRONG_HERE = "wrong_here"
+    SLOWER_HERE = "slower_here"
+    HARMFUL = "harmful"
     SOLUTION_RAISED = "solution_raised"
     QUARANTINED = "quarantined"
     CAPTURING = "capturing"
@@ -33,9 +40,16 @@ REMEDIES: dict[str, str] = {
     Reason.UNMEASURED_SHAPE.value: "capture and bench workloads of this size",
     Reason.CHANGED_SINCE_MEASURED.value: "the source differs from what was measured: run `fib bench` again",
     Reason.UNSUPPORTED_ARGUMENT.value: "the definition cannot express an argument of this call; nothing to do",
+    Reason.NOT_TRUSTED.value: "run `fib trust add` for solutions whose source you have read",
+    Reason.CHANGED_SINCE_TRUSTED.value: "the source differs from what was trusted: see who changed it, `fib trust verify`",
+    Reason.BUILDING.value: "the solution was being compiled; nothing to do",
     Reason.BUILD_FAILED.value: "see the log line of the build; `fib bench` shows the compiler's output",
-    Reason.SOLUTION_RAISED.value: "the solution failed in the engine and is out for this process; see the log",
-    Reason.QUARANTINED.value: "the solution failed earlier in this process and is out",
+    Reason.PROBATION.value: "the engine's op answered while the solution was compared with it; nothing to do",
+    Reason.WRONG_HERE.value: "the solution's result differed from the engine's on a live call; see the log",
+    Reason.SLOWER_HERE.value: "the solution was not faster than the engine's op in this engine; nothing to do",
+    Reason.HARMFUL.value: "the solution changed what is not its own (an input, the random state); see the log",
+    Reason.SOLUTION_RAISED.value: "the solution failed in the engine and is out; `fib trust add` lets it back in once it is mended",
+    Reason.QUARANTINED.value: "the solution failed in an engine on this host and is out until `fib trust add` clears it",
     Reason.CAPTURING.value: "a CUDA graph was captured before an eager call of this size; nothing to do",
     Reason.INTERNAL_ERROR.value: "a defect of fib-plugin: please report the traceback in the log",
 }
