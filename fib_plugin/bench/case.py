@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -82,10 +82,9 @@ class Case:
     again: Trial
     timing: TimingSets
     reference_ms: float
+    config: ops.EvaluationConfig
+    #: For samplers only.
     draws: DrawSet | None = None
-    mutates: tuple[str, ...] = ()
-    sampling: bool = False
-    tolerance: ops.Tolerance = field(default_factory=lambda: ops.Tolerance(0.0, 0.0))
 
     def blobs(self) -> dict[str, Blob]:
         """All blobs a child needs for this case, by name."""
@@ -100,7 +99,9 @@ class Case:
             blob.close()
 
 
-def prepare(definition: Definition, workload: Workload, maker: InputMaker, reference: Reference) -> Case:
+def prepare(
+    definition: Definition, workload: Workload, maker: InputMaker, reference: Reference, config: ops.EvaluationConfig
+) -> Case:
     """Make a case.
 
     Raises:
@@ -109,8 +110,6 @@ def prepare(definition: Definition, workload: Workload, maker: InputMaker, refer
     """
     import torch
 
-    family = ops.family_of(definition)
-    sampling = family.evaluator == "sampling" if family is not None else definition.op_type == "sampling"
     seed = fresh_seed()
     forms = _output_forms(definition, workload)
     seconds: list[float] = []
@@ -141,10 +140,8 @@ def prepare(definition: Definition, workload: Workload, maker: InputMaker, refer
         again=again,
         timing=_timing_sets(f"{workload.uuid}/sets", sets),
         reference_ms=median(seconds) * 1e3,
-        draws=_draw_set(definition, workload.uuid, again.inputs, forms) if sampling else None,
-        mutates=family.mutates if family is not None else (),
-        sampling=sampling,
-        tolerance=ops.tolerance(definition),
+        config=config,
+        draws=_draw_set(definition, workload.uuid, again.inputs, forms) if config.evaluator == "sampling" else None,
     )
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from typing_extensions import Self
 
+from fib_plugin import judge
 from fib_plugin.bench import wire
-from fib_plugin.bench.case import Case, Trial
+from fib_plugin.bench.case import Case, DrawSet, Trial
 from fib_plugin.bench.child import Child, ChildDied, ChildTimeout, Place
-from fib_plugin.bench.evaluators import elementwise, sampling
-from fib_plugin.bench.evaluators.verdict import Verdict, check_form, wrong
+from fib_plugin.bench.form import check_form
 from fib_plugin.bench.inputs import fresh_seed
-from fib_plugin.bench.ratio import Ratio, median_ms, ratio
 from fib_plugin.build.builder import ENGINE_AUTHOR
+from fib_plugin.judge import Ratio, Verdict, median_ms, ratio, wrong
 from fib_plugin.schema import Correctness, EvaluationStatus, Solution, content_hash, dump_line
 
 _TIMING_S = 0.2
@@ -126,13 +126,13 @@ class Examiner:
             verdicts.append(verdict)
             if ran.seconds > _SLOW_CALL_S:  # such a solution has lost; spend no more on it than needed
                 break
-        if case.sampling:
-            return self._judge_draws(case, key)
+        if case.draws is not None:
+            return self._judge_draws(case, case.draws, key)
         return _worst(verdicts, case)
 
     def _judge(self, case: Case, trial: Trial, ran: wire.Ran, fewer: bool = False) -> Verdict:
-        written = trial.changed_inputs(case.definition, case.mutates)
-        if written or case.mutates:
+        written = trial.changed_inputs(case.definition, case.config.mutates)
+        if written or case.config.mutates:
             trial.restore()
         verdict = check_form(case.definition, trial.layout, ran.outputs, self._place.device, fewer)
         if verdict is not None:
@@ -140,15 +140,11 @@ class Examiner:
         if written:
             return wrong(f"the solution wrote to its inputs: {', '.join(written)} (copy an input before changing it)")
         outputs = trial.outputs()[: len(ran.outputs)]
-        if case.sampling:
-            filters = sampling.Filters.of(case.definition, trial.inputs)
-            refused = sampling.judge_support(filters, outputs[0].numpy().reshape(1, -1))
-            return refused or Verdict(EvaluationStatus.PASSED, Correctness())
-        return elementwise.judge(case.definition, outputs, trial.expected, case.tolerance)
+        if case.config.evaluator == "sampling":
+            return judge.draws(case.definition, trial.inputs, outputs[:1])
+        return judge.outputs(case.definition, outputs, trial.expected, case.config.tolerance, fewer)
 
-    def _judge_draws(self, case: Case, key: str) -> Verdict:
-        draws = case.draws
-        assert draws is not None
+    def _judge_draws(self, case: Case, draws: DrawSet, key: str) -> Verdict:
         limit = max(0.5, min(20.0, self._left() / 2))
         drawn = self._ask(
             wire.Draw(key, draws.name, draws.layout, draws.calls, draws.least, _DRAWING_S, limit), wire.Drawn
@@ -157,9 +153,8 @@ class Examiner:
         if count < draws.least:
             log = f"{count} calls in {limit:.0f} s; {draws.least} are needed to test the distribution"
             return Verdict(EvaluationStatus.TIMEOUT, log=log)
-        samples = draws.blob.tensor(draws.layout.outputs[0])[:count].numpy().reshape(count, -1)
-        filters = sampling.Filters.of(case.definition, draws.inputs)
-        return _with_seeds(sampling.judge_draws(filters, samples, draws.groups, fresh_seed()), case)
+        samples = draws.blob.tensor(draws.layout.outputs[0])[:count].unbind()
+        return _with_seeds(judge.draws(case.definition, draws.inputs, samples, draws.groups), case)
 
     def _time(
         self, case: Case, solution: Solution, key: str, displaced: Sequence[Solution]
@@ -219,9 +214,7 @@ class Examiner:
         trial.arm()
         index = fresh_seed() % len(case.timing.layouts)
         ran = self._ask(wire.Again(key, index, trial.name, trial.layout), wire.Ran)
-        verdict = check_form(case.definition, trial.layout, ran.outputs, self._place.device)
-        if verdict is None:
-            verdict = self._judge(case, trial, ran)
+        verdict = self._judge(case, trial, ran)
         if verdict.passed:
             return None
         return Verdict(verdict.status, verdict.correctness, f"after timing, on changed inputs: {verdict.log}")

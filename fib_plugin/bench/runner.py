@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from fib_plugin import ops
 from fib_plugin.bench.case import Case, prepare
 from fib_plugin.bench.child import Place, physical_cores
-from fib_plugin.bench.evaluators.verdict import Verdict
 from fib_plugin.bench.examiner import Examiner, Outcome
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed
 from fib_plugin.bench.reference import BrokenReference, Reference
@@ -25,12 +25,14 @@ from fib_plugin.dataset import (
     current_environment,
     load_measurements,
 )
+from fib_plugin.judge import Verdict
 from fib_plugin.schema import (
     Definition,
     Environment,
     Evaluation,
     EvaluationStatus,
     Performance,
+    SchemaError,
     Solution,
     Trace,
     Workload,
@@ -162,13 +164,18 @@ def _bench_definition(
 ) -> None:
     definition = batch.definition
     reference: Reference | None = None
+    try:
+        config = ops.evaluation_config(definition, run.traceset.root)
+    except SchemaError as error:
+        run.leave_out(sum(len(solutions) for _, solutions in batch.jobs), str(error))
+        return
     for workload, solutions in batch.jobs:
         if not solutions:
             continue
         run.say(f"{definition.name} {_short_axes(workload)}: inputs and reference")
         try:
             reference = reference or Reference(definition)
-            case = prepare(definition, workload, maker, reference)
+            case = prepare(definition, workload, maker, reference, config)
         except (InputError, BrokenReference) as error:
             run.leave_out(len(solutions), str(error))
             continue
@@ -248,7 +255,10 @@ def _measurement(case: Case, solution: Solution, outcome: Outcome, run: _Run, ti
 
 
 def _precompile(batches: Sequence[Batch], cache: Path, run: _Run) -> dict[str, BuildError]:
-    """Compile everything up front, on all cores: later they are for timing. Failures by content hash."""
+    """Compile everything up front, on all cores: later they are for timing. Failures by content hash.
+
+    What failed before is tried again: whoever benchmarks may have mended the toolchain.
+    """
     wanted = {content_hash(s): s for batch in batches for _, chosen in batch.jobs for s in chosen}
     compiled = {key: s for key, s in wanted.items() if s.spec.language.value in ("cpp", "cuda")}
     broken: dict[str, BuildError] = {}
@@ -256,7 +266,7 @@ def _precompile(batches: Sequence[Batch], cache: Path, run: _Run) -> dict[str, B
         return broken
     pool = ThreadPoolExecutor(max_workers=physical_cores())
     try:
-        futures = {key: pool.submit(precompile, solution, cache) for key, solution in compiled.items()}
+        futures = {key: pool.submit(precompile, solution, cache, retry=True) for key, solution in compiled.items()}
         for index, (key, future) in enumerate(futures.items()):
             run.say(f"compiling {index + 1} of {len(futures)}: {compiled[key].name}")
             try:

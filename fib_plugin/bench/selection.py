@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fib_plugin.bench.displaced import displaced_ops
 from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import Measurement, TraceSet, axes_key, compatible, load_counts
+from fib_plugin.dataset.measurements import LIVE
 from fib_plugin.schema import Definition, Environment, Language, Solution, Workload, content_hash
 
 
@@ -97,7 +98,7 @@ def drop_foreign(batches: Sequence[Batch], device: str) -> set[str]:
 def drop_measured(batches: Sequence[Batch], measured: Sequence[Measurement], environment: Environment) -> None:
     baselines: dict[tuple[str, str, str], set[str | None]] = {}
     for one in measured:
-        if compatible(Environment(hardware=one.hardware, libs=one.libs), environment) is None:
+        if one.source != LIVE and compatible(Environment(hardware=one.hardware, libs=one.libs), environment) is None:
             key = (one.definition, one.solution_hash, one.workload)
             # A failed run compares with nothing; a passed one counts for the op it was compared with.
             baselines.setdefault(key, set()).add(one.baseline_hash if one.status == "PASSED" else None)

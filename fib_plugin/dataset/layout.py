@@ -18,6 +18,7 @@ OURS = "fib"
 """Everything that FlashInfer Trace has no place for is below this folder."""
 MEASUREMENTS = f"{OURS}/measurements"
 COUNTS = f"{OURS}/counts"
+EVALUATION = f"{OURS}/evaluation"
 REJECTED = f"{OURS}/rejected"
 DOCUMENTS = f"{OURS}/documents"
 """No file: what writers of definitions and solutions lock."""
@@ -56,6 +57,10 @@ def traces_file(root: Path, author: str, definition: Definition) -> Path:
 
 def measurements_file(root: Path, op_type: str, definition: str) -> Path:
     return root / MEASUREMENTS / part(op_type, "op_type") / f"{part(definition, 'definition')}.jsonl"
+
+
+def evaluation_file(root: Path, definition: Definition) -> Path:
+    return root / EVALUATION / part(definition.op_type, "op_type") / f"{part(definition.name, 'name')}.yaml"
 
 
 def create(root: Path) -> list[Path]:

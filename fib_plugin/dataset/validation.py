@@ -10,6 +10,7 @@ from pathlib import Path
 from fib_plugin.dataset import layout, reading
 from fib_plugin.dataset.blobs import Stored, blobs_of, mismatch, read_header
 from fib_plugin.dataset.counts import load_counts
+from fib_plugin.dataset.evaluation import check_overrides
 from fib_plugin.dataset.measurements import load_measurements
 from fib_plugin.dataset.trace_set import duplicate
 from fib_plugin.schema import Definition, RandomInput, ScalarInput, SchemaError, Solution, Trace
@@ -55,6 +56,10 @@ def validate(root: Path) -> Validation:
             result.add(_at(found, error))
     result.checked["measurements"] = len(load_measurements(root, result.problems))
     load_counts(root, result.problems)
+    for _, problem in check_overrides(root, definitions):
+        result.checked["evaluation sidecars"] += 1
+        if problem is not None:
+            result.add(problem)
     return result
 
 

@@ -1,33 +1,21 @@
-"""The op families that the parts share: definition templates, key axes, structural inputs, tolerances."""
+"""The op families that the parts share: definition templates, key axes, structural inputs, how they are judged."""
 
 from __future__ import annotations
 
-from fib_plugin.ops import activation, attention, gemm, moe, norm, rope, sampling
+from fib_plugin.ops.evaluation import EvaluationConfig, evaluation_config
+from fib_plugin.ops.family import ALL, family_of
 from fib_plugin.ops.marks import MarkError, fill_constants
 from fib_plugin.ops.spec import OpSpec, Tolerance, constants, length_class, reference_eps, structure
 from fib_plugin.ops.tolerance import tolerance
-from fib_plugin.schema import Definition
-
-ALL: dict[str, OpSpec] = {
-    spec.family: spec for module in (gemm, norm, activation, rope, attention, moe, sampling) for spec in module.SPECS
-}
-
-
-def family_of(definition: Definition) -> OpSpec | None:
-    """The family whose interface ``definition`` has (op type and input names), or None."""
-    names = tuple(definition.inputs)
-    for spec in ALL.values():
-        if spec.op_type == definition.op_type and spec.inputs == names:
-            return spec
-    return None
-
 
 __all__ = [
     "ALL",
+    "EvaluationConfig",
     "MarkError",
     "OpSpec",
     "Tolerance",
     "constants",
+    "evaluation_config",
     "family_of",
     "fill_constants",
     "length_class",

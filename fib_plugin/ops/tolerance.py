@@ -1,31 +1,62 @@
-"""Tolerances by dtype and family: the one place that bench and guard read."""
+"""Default tolerances by dtype and op type, from tolerances.yaml: the one place that bench and guard read.
+
+`evaluation_config` calls it, and lays the dataset's own values over it.
+"""
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
+from pydantic import Field
+
+from fib_plugin.dataset.evaluation import NotNegative, Share
+from fib_plugin.dataset.yaml_file import YamlModel, read_yaml
 from fib_plugin.ops.spec import Tolerance, dtype_name
-from fib_plugin.schema import Definition
+from fib_plugin.schema import Definition, SchemaError
+from fib_plugin.schema.definition import DType
 
-#: By dtype of the first output. bf16 keeps 8 bits of mantissa: one unit in the last place is 2**-8.
-_BY_DTYPE = {
-    "float32": Tolerance(1e-4, 1e-4),
-    "float16": Tolerance(4e-3, 4e-3),
-    "bfloat16": Tolerance(2e-2, 1.6e-2),
-}
+_FILE = Path(__file__).with_name("tolerances.yaml")
 
-#: Sums over many terms, or several roundings in a row, move more elements by a unit in the last place.
-_BY_OP_TYPE = {
-    ("gemm", "bfloat16"): Tolerance(3e-2, 2e-2, 0.999),
-    ("gemm", "float16"): Tolerance(1e-2, 1e-2, 0.999),
-    ("moe", "bfloat16"): Tolerance(6e-2, 3e-2, 0.99),
-    ("moe", "float16"): Tolerance(3e-2, 2e-2, 0.99),
-}
 
-_LOOSEST = Tolerance(5e-2, 5e-2, 0.98)
+class _Entry(YamlModel):
+    atol: NotNegative
+    rtol: NotNegative
+    matched_ratio: Share = 1.0
+
+
+class Tolerances(YamlModel):
+    """The file: an entry for every dtype, and those of op types that need others."""
+
+    dtypes: dict[DType, _Entry] = Field(description="dtype: {atol, rtol, matched_ratio}")
+    op_types: dict[str, dict[DType, _Entry]] = Field(description="op type: {dtype: {atol, rtol, matched_ratio}}")
+
+    def of(self, op_type: str, dtype: str) -> Tolerance:
+        """The tolerance for outputs of ``dtype``."""
+        entry = self.op_types.get(op_type, {}).get(DType(dtype)) or self.dtypes[DType(dtype)]
+        return Tolerance(entry.atol, entry.rtol, entry.matched_ratio)
+
+
+def read_tolerances(file: Path) -> Tolerances:
+    """Tolerances from a file.
+
+    Raises:
+        SchemaError: a value cannot be used, or a dtype has none.
+    """
+    tolerances = read_yaml(Tolerances, file)
+    missing = [dtype.value for dtype in DType if dtype not in tolerances.dtypes]
+    if missing:
+        raise SchemaError(
+            f"no tolerance for {', '.join(missing)}", file=file, field="dtypes", remedy="give each dtype an entry"
+        )
+    return tolerances
 
 
 def tolerance(definition: Definition) -> Tolerance:
-    """The tolerance of a definition; integer outputs must be equal (atol 0)."""
-    dtype = dtype_name(next(iter(definition.outputs.values())).dtype)
-    if dtype.startswith(("int", "bool")):
-        return Tolerance(0.0, 0.0)
-    return _BY_OP_TYPE.get((definition.op_type, dtype)) or _BY_DTYPE.get(dtype, _LOOSEST)
+    """The default tolerance of a definition; integer outputs must be equal (atol 0)."""
+    return _built_in().of(definition.op_type, dtype_name(next(iter(definition.outputs.values())).dtype))
+
+
+@functools.lru_cache(maxsize=1)
+def _built_in() -> Tolerances:
+    return read_tolerances(_FILE)

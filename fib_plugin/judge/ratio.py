@@ -1,4 +1,4 @@
-"""Ratio of two interleaved timings, with the interval that decides whether a win is a win."""
+"""Ratio of two interleaved timings, with the interval that decides whether a win is a win. Judges speed, not values."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""Judges: compare what a solution returned with what is right. They run in the parent and never run a solution."""
