@@ -1,4 +1,7 @@
-"""`build`: picks the language's loader, lays the sources out in the cache and resolves the calling convention."""
+"""`build` and what goes with it: picks the language's loader, lays sources out in the cache, resolves the convention.
+
+Bench precompiles, engines ask `ready` first; both then build.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from fib_plugin.build import native, python
 from fib_plugin.build.cache import BuildCache
 from fib_plugin.build.error import BuildError
 from fib_plugin.build.runnable import Runnable
+from fib_plugin.build.toolchain import Toolchain, toolchain
 from fib_plugin.schema import Definition, Language, Solution
 
 #: Author of the solutions that hold an engine's own op.
@@ -22,6 +26,9 @@ _COMPILED = (Language.CPP, Language.CUDA)
 
 def build(solution: Solution, definition: Definition, cache: Path | None = None) -> Runnable:
     """A callable for ``solution``, ready for hot use: the convention is resolved here, not per call.
+
+    May take a minute, where a compiler must run: an engine asks `ready` first. A build that failed for good fails
+    again at once, in every process, until the sources or the toolchain change or `precompile` is told to retry.
 
     Args:
         solution: what to build.
@@ -38,7 +45,10 @@ def build(solution: Solution, definition: Definition, cache: Path | None = None)
         folder = _cache(cache).folder(f"{artifact(solution)}-python", lambda target: lay_out(solution, target))
         function, keep = python.load(solution, definition, folder), None
     elif language in _COMPILED:
-        function, keep = native.load(solution, _compiled(solution, cache))
+        try:
+            function, keep = native.load(solution, _compiled(solution, cache))
+        except BuildError as error:
+            raise error.of(solution.name) from error.__cause__
     else:
         raise BuildError(
             f"{solution.name}: no builder for the language {language.value}",
@@ -51,24 +61,53 @@ def build(solution: Solution, definition: Definition, cache: Path | None = None)
     return runnable
 
 
-def precompile(solution: Solution, cache: Path | None = None) -> None:
+def precompile(solution: Solution, cache: Path | None = None, retry: bool = False) -> None:
     """Compile ``solution`` into the cache without loading any of its code; nothing to do for interpreted languages.
+
+    Args:
+        solution: what to compile.
+        cache: as for `build`.
+        retry: run the compiler although it is on record that it refused these sources.
 
     Raises:
         BuildError: as `build`.
     """
     if solution.spec.language in _COMPILED:
-        _compiled(solution, cache)
+        try:
+            _compiled(solution, cache, retry)
+        except BuildError as error:
+            raise error.of(solution.name) from error.__cause__
 
 
-def _compiled(solution: Solution, cache: Path | None) -> Path:
-    toolchain = native.toolchain(solution)
+def ready(solution: Solution, cache: Path | None = None) -> bool:
+    """Whether `build` answers without running a compiler: with a callable, or with the error that it would raise.
+
+    Never raises. Costs under a millisecond, plus what the first question of a process costs: the compiler's version
+    (a few ms), and for CUDA that torch must know the device, which initialises it. Compares names and sizes of the
+    files in the cache and reads none of them; `build` does, and compiles again what was damaged.
+    """
+    try:
+        if solution.spec.language not in _COMPILED:
+            return True
+        return _cache(cache).settled(_key(solution, toolchain(solution)))
+    except BuildError:  # no compiler, no device: building fails at once
+        return True
+    except Exception:
+        return False
+
+
+def _compiled(solution: Solution, cache: Path | None, retry: bool = False) -> Path:
+    tools = toolchain(solution)
 
     def fill(target: Path) -> None:
         lay_out(solution, target)
-        native.compile_sources(solution, target, toolchain)
+        native.compile_sources(solution, target, tools)
 
-    return _cache(cache).folder(f"{artifact(solution)}-{toolchain.fingerprint}", fill)
+    return _cache(cache).folder(_key(solution, tools), fill, toolchain=tools.description, retry=retry)
+
+
+def _key(solution: Solution, tools: Toolchain) -> str:
+    return f"{artifact(solution)}-{tools.fingerprint}"
 
 
 def artifact(solution: Solution) -> str:

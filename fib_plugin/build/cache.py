@@ -1,4 +1,7 @@
-"""BuildCache: folders that are either complete or absent, shared by processes that may be killed at any instant."""
+"""BuildCache: folders that are either complete or absent, shared by processes that may be killed at any instant.
+
+`fib_plugin.build.builder` calls it. A build that failed for good is an entry as well: its error.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fib_plugin.build.error import BuildError
+from fib_plugin.build.failure import Failures
 
 _MANIFEST = "complete.json"
 _PATIENCE_S = 1800.0
@@ -23,9 +28,17 @@ class BuildCache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._failures = Failures(root / "failures")
 
-    def folder(self, key: str, fill: Callable[[Path], None]) -> Path:
+    def folder(self, key: str, fill: Callable[[Path], None], *, toolchain: str = "", retry: bool = False) -> Path:
         """The folder of ``key``; when it is absent or damaged, ``fill`` makes its content in a temporary one.
+
+        Args:
+            key: names what is built, with what, for what.
+            fill: makes the content; a `BuildError` of it that is lasting is recorded, and raised again at once by
+                every later call, whichever process makes it.
+            toolchain: described in words, for the record.
+            retry: fill again although a failure is recorded.
 
         Raises:
             BuildError: from ``fill``, or because the cache cannot be written.
@@ -33,8 +46,10 @@ class BuildCache:
         path = self.root / key
         if _complete(path):
             return path
+        if not retry:
+            self._refuse_known(key)
         try:
-            self._make(key, path, fill)
+            self._make(key, path, fill, toolchain, retry)
         except OSError as error:
             raise BuildError(
                 f"the build cache {self.root} cannot be used: {error}",
@@ -42,7 +57,19 @@ class BuildCache:
             ) from error
         return path
 
-    def _make(self, key: str, path: Path, fill: Callable[[Path], None]) -> None:
+    def settled(self, key: str) -> bool:
+        """Whether `folder` would answer without filling: a complete folder or a recorded failure.
+
+        Cheap: looks at names and sizes. A file that was damaged without changing its size shows in `folder` only.
+        """
+        return _plausible(self.root / key) or self._failures.known(key) is not None
+
+    def _refuse_known(self, key: str) -> None:
+        error = self._failures.known(key)
+        if error is not None:
+            raise error
+
+    def _make(self, key: str, path: Path, fill: Callable[[Path], None], toolchain: str, retry: bool) -> None:
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         lock = locks / f"{key}.lock"
@@ -50,6 +77,8 @@ class BuildCache:
             with FileLock(lock, timeout=_PATIENCE_S):
                 if _complete(path):  # another process was faster
                     return
+                if not retry:
+                    self._refuse_known(key)
                 # We hold the lock, so whatever a killed build left under this key has no owner.
                 for stale in [path, *self.root.glob(f".{key}.*")]:
                     shutil.rmtree(stale, ignore_errors=True)
@@ -59,8 +88,13 @@ class BuildCache:
                     _seal(target)
                     os.rename(target, path)
                     _sync(self.root)
+                except BuildError as error:
+                    if error.lasting:
+                        self._failures.record(key, error, toolchain)
+                    raise
                 finally:
                     shutil.rmtree(target, ignore_errors=True)
+                self._failures.forget(key)
         except Timeout as error:
             raise BuildError(
                 f"another process has held {lock} for {_PATIENCE_S:.0f} s",
@@ -75,8 +109,9 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(path: Path) -> list[Any]:
+    content = path.read_bytes()
+    return [len(content), hashlib.sha256(content).hexdigest()]
 
 
 def _seal(folder: Path) -> None:
@@ -91,11 +126,25 @@ def _seal(folder: Path) -> None:
             _sync(path)
 
 
+def _manifest(folder: Path) -> dict[str, list[Any]]:
+    """Size and digest by file name."""
+    manifest: dict[str, list[Any]] = json.loads((folder / _MANIFEST).read_bytes())
+    return manifest
+
+
 def _complete(folder: Path) -> bool:
     try:
-        manifest: dict[str, str] = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = _manifest(folder)
         return {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)} == manifest
     except (OSError, ValueError):
+        return False
+
+
+def _plausible(folder: Path) -> bool:
+    try:
+        sizes = {name: known[0] for name, known in _manifest(folder).items()}
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)} == sizes
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
 
 

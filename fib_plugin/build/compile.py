@@ -5,10 +5,13 @@ Started by `fib_plugin.build.native`; what it prints becomes the log of a BuildE
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -16,8 +19,9 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """0 when the library is there."""
+    signal.signal(signal.SIGTERM, _end)
     if sys.platform == "linux":  # a compiler whose client was killed has nobody left to work for
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     order = json.load(sys.stdin)
     try:
         {"tvm-ffi": _tvm_ffi, "torch": _torch}[order["binding"]](order)
@@ -25,6 +29,15 @@ def main() -> int:
         print(error)
         return 1
     return 0
+
+
+def _end(number: int, frame: object) -> None:
+    """Take along what was started: ninja, asked to end, ends its compilers. A runaway one would outlive us."""
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in listed.read_text().split():
+                os.kill(int(child), signal.SIGTERM)
+    os._exit(128 + number)
 
 
 def _tvm_ffi(order: dict[str, Any]) -> None:

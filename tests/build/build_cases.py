@@ -34,6 +34,31 @@ void run(at::Tensor x, at::Tensor weight, at::Tensor y) { y.copy_(x); y.add_(1);
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
 """
 
+RETURNING_CPP = """
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/function.h>
+
+tvm::ffi::Tensor run(tvm::ffi::TensorView x, tvm::ffi::TensorView weight) {
+  auto y = tvm::ffi::Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, x.shape(), x.dtype(), x.device());
+  const float* from = static_cast<const float*>(x.data_ptr());
+  float* to = static_cast<float*>(y.data_ptr());
+  for (int64_t i = 0; i < x.numel(); ++i) to[i] = from[i] + 1.0f;
+  return y;
+}
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(run, run);
+"""
+
+RETURNING_TORCH_CPP = """
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/utils/pybind.h>
+
+at::Tensor run(at::Tensor x, at::Tensor weight) { return x.add(1); }
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("run", &run); }
+"""
+
 PYTHON = """
 import torch
 

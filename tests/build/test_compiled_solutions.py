@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from build_cases import CPP, DEFINITION, HIDDEN, TORCH_CPP, make, make_cpp
+from build_cases import CPP, DEFINITION, HIDDEN, RETURNING_CPP, RETURNING_TORCH_CPP, TORCH_CPP, make, make_cpp
 
 from fib_plugin.build import BuildError, build
 
@@ -33,6 +33,17 @@ def test_a_torch_binding_solution_is_compiled_and_found_again(shared_cache: Path
         assert torch.equal(runnable.call(X, WEIGHT), X + 1)
 
 
+@pytest.mark.parametrize(("binding", "source"), [("tvm-ffi", RETURNING_CPP), ("torch", RETURNING_TORCH_CPP)])
+def test_a_compiled_solution_may_return_its_result(binding: str, source: str, shared_cache: Path) -> None:
+    solution = make_cpp(source, binding=binding, destination_passing_style=False)
+    runnable = build(solution, DEFINITION, shared_cache)
+    result, y = runnable.call(X, WEIGHT), torch.empty_like(X)
+    runnable.into(X, WEIGHT, y)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, X + 1)
+    assert torch.equal(y, X + 1)
+
+
 def test_headers_of_the_solution_are_on_the_include_path(shared_cache: Path) -> None:
     source = CPP.replace("+ 1.0f", "+ ONE").replace(
         "#include <tvm/ffi/function.h>", '#include "inc/one.h"\n#include <tvm/ffi/function.h>'
@@ -49,7 +60,7 @@ def test_a_compile_error_carries_the_compilers_words(shared_cache: Path) -> None
 
 
 def test_a_symbol_that_is_not_exported_names_the_remedy(shared_cache: Path) -> None:
-    with pytest.raises(BuildError, match=r"TVM_FFI_DLL_EXPORT_TYPED_FUNC\(main, "):
+    with pytest.raises(BuildError, match=r"^candidate: .*TVM_FFI_DLL_EXPORT_TYPED_FUNC\(main, "):
         build(make_cpp(entry_point="kernel.cpp::main"), DEFINITION, shared_cache)
 
 
