@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import stat
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fib_plugin.adapter import Adapter, Engine, discover, signature_differs, supports
-from fib_plugin.dataset import TraceSet, current_environment, stats
-from fib_plugin.dispatch.table import Table
+from fib_plugin.dataset import current_environment, stats
+from fib_plugin.dispatch.catalog import Catalog, Winner
+from fib_plugin.dispatch.quarantine import FOLDER, Quarantine
+from fib_plugin.dispatch.trust import Trust
 from fib_plugin.settings import Settings
 
 #: Distributions whose versions decide what works.
@@ -42,6 +45,7 @@ class Report:
     switches: dict[str, str]
     hooks: list[Hook] = field(default_factory=list)
     dataset: dict[str, Any] = field(default_factory=dict)
+    trust: dict[str, Any] = field(default_factory=dict)
     substitutions: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -66,7 +70,8 @@ def examine(settings: Settings, *, hooks: bool = True) -> Report:
     for hook in report.hooks:
         if hook.state not in ("found", "optional", "engine absent"):
             report.problems.append(f"{hook.adapter}: {hook.target} {hook.state}: {hook.detail}")
-    _look_at_dataset(report, settings)
+    winners = _look_at_dataset(report, settings)
+    _look_at_trust(report, settings, winners)
     if not settings.wanted:
         why = "FIB_DISABLE=1" if settings.disable else "neither FIB_ENABLE_APPLY=1 nor FIB_ENABLE_TRACING=1 is set"
         report.problems.append(f"the plugin does nothing: {why}")
@@ -133,12 +138,13 @@ def _state(adapter: type[Adapter], target: Any) -> tuple[str, str]:
     return ("found", "") if difference is None else ("signature differs", difference)
 
 
-def _look_at_dataset(report: Report, settings: Settings) -> None:
+def _look_at_dataset(report: Report, settings: Settings) -> list[Winner]:
+    """Fills in what the dataset holds; the solutions that would run if they are trusted."""
     root = settings.dataset_path
     if not root.is_dir():
         report.dataset = {"path": str(root), "exists": False}
         report.problems.append(f"no dataset at {root}: serve with FIB_ENABLE_TRACING=1, or run `fib dataset init`")
-        return
+        return []
     rows, problems = stats(root)
     report.dataset = {
         "path": str(root),
@@ -150,10 +156,44 @@ def _look_at_dataset(report: Report, settings: Settings) -> None:
         "problems": len(problems),
     }
     report.problems += [str(problem) for problem in problems]
-    traces = TraceSet.from_path(root, strict=False)
-    table = Table.build(traces, current_environment(), settings.apply_margin, settings.apply_any_hardware)
-    explained = table.explain()
-    report.substitutions = {name: explained.get(name, "no_solution") for name in sorted(traces.definitions)}
+    catalog = Catalog.open(
+        root, settings.cache_path, current_environment(), settings.apply_margin, settings.apply_any_hardware
+    )
+    explained = catalog.explain()
+    report.substitutions = {name: explained.get(name, "no_solution") for name in sorted(catalog.names())}
+    return catalog.winners()
+
+
+def _look_at_trust(report: Report, settings: Settings, winners: list[Winner]) -> None:
+    path = settings.lock_path
+    trust = Trust.load(path)
+    untrusted = [winner.name for winner in winners if trust.refusal(winner.name, winner.hash) is not None]
+    quarantine = Quarantine(settings.cache_path / FOLDER)
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = None
+    report.trust = {
+        "lock": str(path),
+        "exists": mode is not None,
+        "trusted": len(trust.solutions),
+        "problem": None if trust.problem is None else str(trust.problem),
+        "untrusted": untrusted,
+        "quarantined": len({record.hash for record in quarantine.records()}),
+        "any_hardware": settings.apply_any_hardware,
+    }
+    if trust.problem is not None:
+        report.problems.append(f"nothing is trusted, so nothing is substituted: {trust.problem}")
+    if mode is not None and mode & stat.S_IWOTH:
+        report.problems.append(f"{path}: anyone may write it and so decide what engines run (chmod o-w {path})")
+    if untrusted:
+        names = ", ".join(untrusted[:5]) + (", ..." if len(untrusted) > 5 else "")
+        report.problems.append(
+            f"{len(untrusted)} proven solutions are not trusted, so the engine's ops run: {names} (see `fib trust add`)"
+        )
+    if settings.apply_any_hardware:
+        report.problems.append("FIB_APPLY_ANY_HARDWARE=1: measurements of other hardware and versions decide what runs")
+    report.problems += [str(problem) for problem in quarantine.problems]
 
 
 if __name__ == "__main__":

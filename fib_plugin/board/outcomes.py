@@ -6,10 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 
 from fib_plugin.dataset import Measurement, TraceSet, compatible
+from fib_plugin.dataset.measurements import LIVE, moment
 from fib_plugin.schema import Environment, EvaluationStatus, Solution, Trace, content_hash
 
 PASSED = EvaluationStatus.PASSED.value
@@ -60,12 +60,14 @@ def collect(
     Args:
         hardware: a glob; only measurements and traces from hardware of that name are looked at.
     """
-    measured = [m for m in measurements if hardware is None or fnmatchcase(m.hardware, hardware)]
+    # What probation found inside an engine is about sizes that not everybody was asked to solve.
+    measured = [m for m in measurements if m.source != LIVE and (hardware is None or fnmatchcase(m.hardware, hardware))]
     traces = [
         trace
         for group in traceset.traces.values()
         for trace in group
         if trace.evaluation is not None
+        and not trace.workload.uuid.startswith(f"{LIVE}-")
         and (hardware is None or fnmatchcase(trace.evaluation.environment.hardware, hardware))
     ]
     outcomes = Outcomes(environment=_choose(measured, traces, here))
@@ -80,15 +82,6 @@ def collect(
 def speed(value: float | None) -> float | None:
     """A ratio that can be compared and averaged, else None."""
     return value if value is not None and math.isfinite(value) and value > 0 else None
-
-
-def moment(timestamp: str) -> float:
-    """A timestamp for ordering; one that cannot be read is older than all others."""
-    try:
-        time = datetime.fromisoformat(timestamp.strip().replace("Z", "+00:00"))
-    except ValueError:
-        return -math.inf
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _choose(measured: list[Measurement], traces: list[Trace], here: Environment | None) -> Environment | None:

@@ -1,4 +1,7 @@
-"""Serving: what processes that run the plugin report about themselves, read from their status files and summed up."""
+"""Serving: what processes that run the plugin report about themselves, read from their status files and summed up.
+
+Beside it the quarantine of their host, which outlives them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import msgspec
 
 from fib_plugin.capture.loss import REMEDIES as CAPTURE_REMEDIES
 from fib_plugin.dataset.layout import this_host
+from fib_plugin.dispatch.quarantine import Quarantine
 from fib_plugin.dispatch.reason import REMEDIES
 
 _SILENT_S = 30.0
@@ -122,6 +126,7 @@ class Serving:
     ops: dict[str, OpSum] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
+    """each solution once; `on_disk` says whether later processes honour it, too"""
     capture: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -141,6 +146,16 @@ class Serving:
     def calls(self) -> int:
         return sum(op.calls for op in self.ops.values())
 
+    @property
+    def warnings(self) -> list[str]:
+        """Switches with which wrong or slow solutions may run."""
+        if any(process.status.switches.get("any_hardware") for process in self.processes):
+            return [
+                "FIB_APPLY_ANY_HARDWARE=1: measurements of other hardware and versions decide what runs; unset it to "
+                "go by this machine's own"
+            ]
+        return []
+
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
@@ -157,13 +172,14 @@ class Serving:
             "capture": self.capture,
             "targets": self.targets,
             "notes": self.notes,
+            "warnings": self.warnings,
             "explanation": explain(self),
             "problems": self.problems,
         }
 
 
-def read_serving(folder: Path, every: bool = False) -> Serving:
-    """Sum up the status files in a folder: those of the latest run, or of every run.
+def read_serving(folder: Path, every: bool = False, quarantine: Path | None = None) -> Serving:
+    """Sum up the status files in a folder: those of the latest run, or of every run; and the records in quarantine.
 
     A run is what lived at the same time: the running processes and those that ended beside them; if none runs, the
     process that ended last and those beside it.
@@ -182,6 +198,10 @@ def read_serving(folder: Path, every: bool = False) -> Serving:
     processes.sort(key=lambda process: (process.status.started, process.status.pid))
     chosen = processes if every else _latest_run(processes)
     serving = Serving(chosen, hidden=len(processes) - len(chosen), problems=problems)
+    if quarantine is not None:
+        kept = Quarantine(quarantine)
+        serving.quarantined += [{**msgspec.to_builtins(record), "on_disk": True} for record in kept.records()]
+        problems += [str(problem) for problem in kept.problems]
     _sum_up(serving)
     return serving
 
@@ -233,7 +253,9 @@ def _sum_up(serving: Serving) -> None:
         for name, op in status.ops.items():
             serving.ops.setdefault(name, OpSum()).add(op)
         _extend(serving.targets, status.targets)
-        _extend(serving.quarantined, status.quarantined)
+        for entry in status.quarantined:
+            if not any(_same_solution(entry, known) for known in serving.quarantined):
+                serving.quarantined.append({**entry, "on_disk": False})
         _extend(serving.notes, status.notes)
         dropped.update(status.capture.dropped)
         errors.update(status.capture.errors)
@@ -247,6 +269,12 @@ def _sum_up(serving: Serving) -> None:
 
 def _extend(known: list[Any], more: Iterable[Any]) -> None:
     known.extend(item for item in more if item not in known)
+
+
+def _same_solution(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if a.get("hash") and b.get("hash"):
+        return bool(a["hash"] == b["hash"])
+    return all(a.get(name) == b.get(name) for name in ("solution", "definition"))
 
 
 def _is_alive(status: _Status) -> bool:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "dataset": ("fib_plugin.cli.dataset", "app"),
     "pack": ("fib_plugin.cli.pack", "pack"),
     "bench": ("fib_plugin.cli.bench", "bench"),
+    "trust": ("fib_plugin.cli.trust", "app"),
     "board": ("fib_plugin.cli.board", "board"),
     "status": ("fib_plugin.cli.status", "status"),
     "doctor": ("fib_plugin.cli.doctor", "doctor"),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fib_plugin.dispatch.reason import REMEDIES
@@ -60,10 +61,22 @@ def _show(report: Report) -> None:
         console.print(table)
     summary = ", ".join(f"{value} {name}" for name, value in report.dataset.items() if name not in ("path", "exists"))
     console.print(f"Dataset {report.dataset['path']}: {summary or 'does not exist'}", highlight=False)
+    _show_trust(report)
     if report.substitutions:
         table = Table("definition", "would run", "remedy", title="Substitution on this machine")
         for name, what in report.substitutions.items():
             table.add_row(name, what, REMEDIES.get(what, ""))
         console.print(table)
     for problem in report.problems:
-        console.print(f"[yellow]- {problem}[/yellow]", highlight=False)
+        console.print(f"[yellow]- {escape(problem)}[/yellow]", highlight=False)
+
+
+def _show_trust(report: Report) -> None:
+    trust = report.trust
+    state = "broken" if trust["problem"] else f"{trust['trusted']} trusted" if trust["exists"] else "does not exist"
+    table = Table(title="Trust", show_header=False)
+    table.add_row("lock file", f"{escape(trust['lock'])}: {state}")
+    table.add_row("proven here, not trusted", escape(", ".join(trust["untrusted"])) or "none")
+    table.add_row("quarantined", str(trust["quarantined"]))
+    table.add_row("measurements of other hardware", "decide, too" if trust["any_hardware"] else "do not count")
+    console.print(table)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -25,7 +27,8 @@ _REASONS_SHOWN = 3
 
 def status(
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder that holds status/.", show_default="FIB_CACHE_PATH")
+        Path | None,
+        typer.Option("--cache", help="Folder that holds status/ and quarantine/.", show_default="FIB_CACHE_PATH"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Sum up every run, not only the latest.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
@@ -33,29 +36,38 @@ def status(
 ) -> None:
     """Show per op: calls, substituted, fallbacks by reason; quarantined solutions; what was captured."""
     from fib_plugin.board.serving import read_serving
+    from fib_plugin.dispatch.quarantine import FOLDER
 
-    folder = _cache(cache, as_json) / "status"
+    chosen = _cache(cache, as_json)
+    folder = chosen / "status"
+
+    def read() -> Serving:
+        return read_serving(folder, every, chosen / FOLDER)
+
     if watch:
-        _watch(folder, every, as_json)
-    serving = read_serving(folder, every)
+        _watch(read, folder, as_json)
     if as_json:
-        typer.echo(json.dumps({"status_dir": str(folder), **serving.to_dict()}))
+        typer.echo(json.dumps({"status_dir": str(folder), **read().to_dict()}))
     else:
-        Console().print(_render(serving, folder))
+        Console().print(_render(read(), folder))
 
 
-def _watch(folder: Path, every: bool, as_json: bool) -> NoReturn:
-    from fib_plugin.board.serving import read_serving
-
+def _watch(read: Callable[[], Serving], folder: Path, as_json: bool) -> NoReturn:
+    console = Console()
     try:
-        if as_json:
+        # What goes to a file or a pipe cannot be drawn over: one report follows the other.
+        while as_json or not console.is_terminal or console.is_dumb_terminal:
+            if as_json:
+                typer.echo(json.dumps({"status_dir": str(folder), **read().to_dict()}))
+            else:
+                console.print(_render(read(), folder))
+            time.sleep(1.0)
+        with Live(_render(read(), folder), console=console, auto_refresh=False, screen=False) as live:
+            # Live hides the cursor; whatever ends this process must not leave the terminal without one.
+            console.show_cursor(True)
             while True:
-                typer.echo(json.dumps({"status_dir": str(folder), **read_serving(folder, every).to_dict()}))
                 time.sleep(1.0)
-        with Live(_render(read_serving(folder, every), folder), auto_refresh=False, screen=False) as live:
-            while True:
-                time.sleep(1.0)
-                live.update(_render(read_serving(folder, every), folder), refresh=True)
+                live.update(_render(read(), folder), refresh=True)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -76,13 +88,14 @@ def _cache(cache: Path | None, as_json: bool) -> Path:
 def _render(serving: Serving, folder: Path) -> RenderableType:
     from fib_plugin.board.serving import capture_remedy, explain
 
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [Text(f"warning: {warning}", style="yellow") for warning in serving.warnings]
     if serving.processes:
         parts.append(_processes(serving))
     if serving.ops:
         parts.append(_ops(serving))
     if serving.quarantined:
         parts.append(_quarantined(serving))
+        parts.extend(_ways_back(serving))
     reasons = explain(serving)
     if reasons and serving.calls:
         parts.append(Text("nothing was substituted:", style="yellow"))
@@ -145,13 +158,28 @@ def _ops(serving: Serving) -> Table:
 
 def _quarantined(serving: Serving) -> Table:
     table = Table(title="quarantined", box=SIMPLE_HEAD, pad_edge=False)
-    columns = ("solution", "definition", "reason", "detail", "hash")
+    columns = ["solution", "definition", "axes", "reason", "detail", "hash"]
+    # A cache that several hosts share has records of all of them; each honours its own device's.
+    if len({entry["hardware"] for entry in serving.quarantined if "hardware" in entry}) > 1:
+        columns.append("hardware")
     for column in columns:
         table.add_column(column, overflow="fold")
     for entry in serving.quarantined:
-        cells = {**entry, "hash": str(entry.get("hash", ""))[:12]}
+        axes = " ".join(f"{axis}={size}" for axis, size in (entry.get("axes") or {}).items())
+        cells = {**entry, "axes": axes, "hash": str(entry.get("hash", ""))[:12]}
         table.add_row(*(escape(str(cells.get(column, ""))) or "-" for column in columns))
     return table
+
+
+def _ways_back(serving: Serving) -> list[Text]:
+    """One line a solution whose record outlives the process, one line a reason for the others."""
+    from fib_plugin.dispatch.reason import REMEDIES
+
+    kept = dict.fromkeys(str(entry["solution"]) for entry in serving.quarantined if entry["on_disk"])
+    passing = dict.fromkeys(str(entry.get("reason")) for entry in serving.quarantined if not entry["on_disk"])
+    lines = [f"  once it is mended, or known to be right: fib trust add {shlex.quote(name)}" for name in kept]
+    lines += [f"  {reason}: {REMEDIES[reason]}" for reason in passing if reason in REMEDIES]
+    return [Text(line) for line in lines]
 
 
 def _capture(serving: Serving) -> list[Text]:

@@ -11,6 +11,7 @@ import pytest
 from serving_cases import ended_pid, op, report
 
 from fib_plugin.board.serving import explain, read_serving
+from fib_plugin.dispatch.quarantine import Quarantine, Record
 from fib_plugin.dispatch.reason import REMEDIES, Reason
 
 
@@ -83,9 +84,52 @@ def test_quarantined_solutions_notes_and_hooks_are_listed_once(tmp_path: Path) -
     for pid in (os.getpid(), ended_pid()):
         report(tmp_path, pid=pid, quarantined=quarantined, targets=targets, notes=["slow disk"])
     serving = read_serving(tmp_path)
-    assert serving.quarantined == quarantined
+    assert serving.quarantined == [{**quarantined[0], "on_disk": False}]
     assert serving.targets == targets
     assert serving.notes == ["slow disk"]
+
+
+def test_records_on_disk_outlive_the_processes_that_wrote_them(tmp_path: Path) -> None:
+    kept = Quarantine(tmp_path / "quarantine")
+    kept.add(Record(solution="s", definition="d", hash="abc", reason="solution_raised", axes={"M": 4}, hardware="here"))
+    (entry,) = read_serving(tmp_path / "status", quarantine=kept.folder).quarantined
+    assert (entry["solution"], entry["hash"], entry["axes"], entry["on_disk"]) == ("s", "abc", {"M": 4}, True)
+
+
+def test_a_solution_that_processes_and_the_disk_tell_of_is_listed_once(tmp_path: Path) -> None:
+    kept = Quarantine(tmp_path / "quarantine")
+    for name, hash in (("s", "abc"), ("t", "def")):
+        kept.add(Record(solution=name, definition="d", hash=hash, reason="solution_raised", hardware="here"))
+    entries = [
+        {"solution": "renamed", "definition": "d", "reason": "quarantined", "hash": "abc"},
+        {"solution": "t", "definition": "d", "reason": "solution_raised", "hash": ""},
+        {"solution": "s", "definition": "d", "reason": "build_failed", "hash": "other content"},
+    ]
+    for pid in (os.getpid(), ended_pid()):
+        report(tmp_path / "status", pid=pid, quarantined=[{**entry, "detail": str(pid)} for entry in entries])
+    found = read_serving(tmp_path / "status", quarantine=kept.folder).quarantined
+    assert sorted((entry["solution"], entry["hash"], entry["on_disk"]) for entry in found) == [
+        ("s", "abc", True),
+        ("s", "other content", False),
+        ("t", "def", True),
+    ]
+
+
+def test_a_damaged_record_on_disk_is_a_problem_and_the_rest_counts(tmp_path: Path) -> None:
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine" / "abc-1.json").write_text("{")
+    report(tmp_path / "status", ops={"vllm.gemm": op(10)})
+    serving = read_serving(tmp_path / "status", quarantine=tmp_path / "quarantine")
+    assert serving.calls == 10
+    assert "abc-1.json" in serving.problems[0]
+
+
+def test_measurements_of_other_hardware_are_warned_of_while_they_count(tmp_path: Path) -> None:
+    report(tmp_path, switches={"apply": True, "any_hardware": False})
+    assert read_serving(tmp_path).warnings == []
+    report(tmp_path, pid=ended_pid(), switches={"apply": True, "any_hardware": True})
+    (warning,) = read_serving(tmp_path).warnings
+    assert "FIB_APPLY_ANY_HARDWARE" in warning
 
 
 def test_captured_and_dropped_records_are_added_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from fib_plugin.capture.writer import Writer
 from fib_plugin.cli import status as status_command
 from fib_plugin.cli.status import status
+from fib_plugin.dispatch.quarantine import Quarantine, Record
 from fib_plugin.dispatch.reason import REMEDIES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "board"))
@@ -88,9 +90,45 @@ def test_without_any_report_it_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_quarantined_solutions_are_shown_with_their_reason(tmp_path: Path) -> None:
-    entry = {"solution": "bad[red]", "definition": "d", "reason": "solution_raised", "detail": "boom", "hash": "a" * 64}
-    report(tmp_path / "status", quarantined=[entry])
-    assert cells(fib_status(tmp_path).stdout, "bad[red]") == ["bad[red]", "d", "solution_raised", "boom", "a" * 12]
+    entry = {"solution": "bad[red]", "definition": "d", "reason": "build_failed", "detail": "boom", "hash": "a" * 64}
+    report(tmp_path / "status", quarantined=[{**entry, "axes": {"M": 4, "B": 1}}])
+    output = fib_status(tmp_path).stdout
+    assert cells(output, "bad[red]") == ["bad[red]", "d", "M=4 B=1", "build_failed", "boom", "a" * 12]
+    assert REMEDIES["build_failed"] in output
+
+
+def quarantine(cache: Path, solution: str, **changed: Any) -> None:
+    fields = {"definition": "d", "hash": "a" * 64, "reason": "wrong_here", "axes": {"M": 4}, "hardware": "here"}
+    assert Quarantine(cache / "quarantine").add(Record(solution=solution, **{**fields, **changed}))
+
+
+def test_quarantined_solutions_of_processes_that_are_gone_are_shown_with_the_way_back(tmp_path: Path) -> None:
+    quarantine(tmp_path, "bad", detail="boom")
+    output = fib_status(tmp_path).stdout
+    assert cells(output, "wrong_here") == ["bad", "d", "M=4", "wrong_here", "boom", "a" * 12]
+    assert output.count("fib trust add bad") == 1
+
+
+def test_a_record_that_a_running_process_tells_of_too_is_shown_once(tmp_path: Path) -> None:
+    quarantine(tmp_path, "bad", detail="boom")
+    (record,) = Quarantine(tmp_path / "quarantine").records()
+    report(tmp_path / "status", quarantined=[msgspec.to_builtins(record)])
+    assert len(cells(fib_status(tmp_path).stdout, "wrong_here")) == 6
+    assert len(fib_status_json(tmp_path)["quarantined"]) == 1
+
+
+def test_records_of_several_devices_show_which_is_whose(tmp_path: Path) -> None:
+    quarantine(tmp_path, "bad")
+    assert "here" not in cells(fib_status(tmp_path).stdout, "a" * 12)
+    quarantine(tmp_path, "worse", hash="b" * 64, hardware="there")
+    output = fib_status(tmp_path).stdout
+    assert (cells(output, "a" * 12)[-1], cells(output, "b" * 12)[-1]) == ("here", "there")
+
+
+def test_measurements_of_other_hardware_are_warned_of(tmp_path: Path) -> None:
+    report(tmp_path / "status", switches={"apply": True, "any_hardware": True})
+    assert "warning: FIB_APPLY_ANY_HARDWARE=1" in fib_status(tmp_path).stdout
+    assert "FIB_APPLY_ANY_HARDWARE" in fib_status_json(tmp_path)["warnings"][0]
 
 
 def test_dropped_records_are_shown_with_their_remedy(tmp_path: Path) -> None:

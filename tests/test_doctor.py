@@ -1,0 +1,83 @@
+"""`fib doctor` on trust: what is proven and would run if it were trusted, and whether the lock can be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proven import prove, silu, solution, store, trust
+from typer.testing import CliRunner
+
+from fib_plugin.cli import app
+from fib_plugin.dispatch.quarantine import Quarantine, Record
+
+
+@pytest.fixture(autouse=True)
+def place(adapters: Callable[..., None], environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COLUMNS", "200")
+
+
+def doctor() -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["doctor", "--no-hooks", "--json"])
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+def told(report: dict[str, Any], word: str) -> bool:
+    return any(word in problem for problem in report["problems"])
+
+
+def test_winners_that_are_not_trusted_are_named_until_they_are(dataset: Path, tmp_path: Path) -> None:
+    made = prove(dataset, silu())
+    (tmp_path / "fib.lock").unlink()
+    store(dataset, silu(), solution(silu(), "unproven", "\n# unproven\n"))
+    report = doctor()
+    assert report["trust"]["untrusted"] == ["fast"]
+    assert told(report, "fib trust add")
+    trust(dataset, made)
+    report = doctor()
+    assert (report["trust"]["untrusted"], report["trust"]["trusted"], report["trust"]["exists"]) == ([], 1, True)
+    assert not told(report, "fib trust add")
+
+
+def test_a_broken_lock_is_a_problem_that_names_it(dataset: Path, tmp_path: Path) -> None:
+    prove(dataset, silu())
+    (tmp_path / "fib.lock").write_text("x =")
+    report = doctor()
+    assert str(tmp_path / "fib.lock") in report["trust"]["problem"]
+    assert told(report, "nothing is trusted")
+
+
+def test_a_lock_that_anyone_may_write_is_a_problem(dataset: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "fib.lock"
+    lock.write_text("")
+    lock.chmod(0o644)
+    assert not told(doctor(), "chmod")
+    lock.chmod(0o666)
+    assert told(doctor(), "chmod o-w")
+
+
+def test_measurements_of_other_hardware_are_said_to_decide(environment: pytest.MonkeyPatch) -> None:
+    assert not told(doctor(), "FIB_APPLY_ANY_HARDWARE")
+    environment.setenv("FIB_APPLY_ANY_HARDWARE", "1")
+    report = doctor()
+    assert report["trust"]["any_hardware"]
+    assert told(report, "FIB_APPLY_ANY_HARDWARE")
+
+
+def test_quarantined_solutions_are_counted(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "cache" / "quarantine")
+    for hardware in ("here", "there"):
+        quarantine.add(Record(solution="s", definition="d", hash="abc", reason="wrong_here", hardware=hardware))
+    assert doctor()["trust"]["quarantined"] == 1
+
+
+def test_the_report_for_people_has_a_section_on_trust(dataset: Path, tmp_path: Path) -> None:
+    prove(dataset, silu())
+    output = CliRunner().invoke(app, ["doctor", "--no-hooks"]).output
+    assert f"{tmp_path / 'fib.lock'}: 1 trusted" in output
+    assert "proven here, not trusted" in output
