@@ -5,18 +5,26 @@ Traces say how fast a solution is against the reference; only measurements decid
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
 
 from fib_plugin.dataset import layout
 from fib_plugin.dataset.lines import append_lines, read_lines
+from fib_plugin.dataset.reading import files_below
 from fib_plugin.schema import SchemaError
 
+BENCH = "bench"
+"""Measured by `fib bench`."""
+LIVE = "live"
+"""Found in probation, inside an engine; with a dash it begins the uuids of workloads that exist only in a trace."""
 
-class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Times are medians in ms; None where a failed status left nothing to time."""
 
     run: str
@@ -39,6 +47,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str
     libs: dict[str, str]
     timestamp: str
+    source: str = BENCH
+    """where it was taken: BENCH or LIVE"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)
@@ -66,15 +76,39 @@ def read_measurement(line: bytes, file: Path, number: int) -> Measurement:
 
 def load_measurements(root: Path, problems: list[SchemaError] | None = None) -> list[Measurement]:
     """All measurements, files sorted by name, oldest line first. Unreadable lines go to `problems` and stop nothing."""
-    loaded: list[Measurement] = []
     found = [] if problems is None else problems
-    for file in sorted((Path(root) / layout.MEASUREMENTS).rglob("*.jsonl")):
+    files = files_below(Path(root) / layout.MEASUREMENTS, ".jsonl", found)
+    return [measurement for file in files for measurement in measurements_of(file, found)]
+
+
+def measurements_of(file: Path, problems: list[SchemaError]) -> list[Measurement]:
+    """The measurements of one file, oldest first; what cannot be read goes to `problems`."""
+    try:
+        content = file.read_bytes()
         try:
-            for number, line in read_lines(file):
-                try:
-                    loaded.append(read_measurement(line, file, number))
-                except SchemaError as error:
-                    found.append(error)
-        except OSError as error:
-            found.append(SchemaError(f"cannot be read: {error}", file=file, remedy="see its owner and mode"))
-    return loaded
+            measurements = _decoder.decode_lines(content)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return list(_line_by_line(file, problems))
+        # Decoding all at once does not mind what stands on one line; a line is a record everywhere else.
+        lines = content.count(b"\n") + (not content.endswith(b"\n"))
+        return measurements if len(measurements) == lines else list(_line_by_line(file, problems))
+    except OSError as error:
+        problems.append(SchemaError(f"cannot be read: {error}", file=file, remedy="see its owner and mode"))
+        return []
+
+
+def _line_by_line(file: Path, problems: list[SchemaError]) -> Iterator[Measurement]:
+    for number, line in read_lines(file):
+        try:
+            yield read_measurement(line, file, number)
+        except SchemaError as error:
+            problems.append(error)
+
+
+def moment(timestamp: str) -> float:
+    """A timestamp for ordering; one that cannot be read is older than all others."""
+    try:
+        time = datetime.fromisoformat(timestamp.strip().replace("Z", "+00:00"))
+    except ValueError:
+        return -math.inf
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

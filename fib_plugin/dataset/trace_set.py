@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fib_plugin.dataset import layout, reading
+from fib_plugin.dataset.collection import no_collection
 from fib_plugin.dataset.files import write_file
 from fib_plugin.dataset.lines import append_lines, lock_for
 from fib_plugin.dataset.reading import Found
@@ -203,6 +204,7 @@ class TraceSet:
             self._problems.append(SchemaError("not a folder", file=root, remedy="name the folder of the dataset"))
         return False
 
+    @no_collection()
     def _load_documents(self) -> None:
         root = self.root
         assert root is not None
@@ -219,6 +221,7 @@ class TraceSet:
             else:
                 self._problems.append(duplicate("solution", solution.name, file, first))
 
+    @no_collection()
     def _by_definition(self, read: Callable[[Path], Iterator[Found[Trace]]]) -> dict[str, list[Trace]]:
         loaded: dict[str, list[Trace]] = {}
         assert self.root is not None

@@ -15,6 +15,7 @@ from fib_plugin import ops
 from fib_plugin.dataset import TraceSet, append_measurements, current_environment
 from fib_plugin.dispatch.reason import REMEDIES, Reason
 from fib_plugin.dispatch.table import Table
+from fib_plugin.schema import content_hash
 
 NAME = silu().name
 FAST, OTHER = proven.solution(silu(), "fast"), proven.solution(silu(), "other", "\nOTHER = 1\n")
@@ -34,8 +35,8 @@ def table(root: Path, *lines: Any, **options: Any) -> Table:
 def chosen(made: Table, rows: int) -> str:
     """The winner's name, else the reason."""
     choice = made.choose(NAME, (rows, 0))
-    assert (choice.solution is None) != (choice.reason is None)
-    return choice.solution.name if choice.solution else str(choice.reason.value)  # type: ignore[union-attr]
+    assert (choice.winner is None) != (choice.reason is None)
+    return choice.winner.name if choice.winner else str(choice.reason.value)  # type: ignore[union-attr]
 
 
 def test_a_measured_size_is_won_by_the_fastest(dataset: Path) -> None:
@@ -92,6 +93,24 @@ def test_beyond_the_measured_sizes_a_win_reaches_twice_as_far(dataset: Path, row
     assert chosen(table(dataset, (10, FAST, 2.0), (20, FAST, 2.0)), rows) == expected
 
 
+def test_a_neighbour_of_another_kv_length_class_is_no_neighbour(dataset: Path) -> None:
+    family = ops.ALL["gqa_paged_decode"]
+    decode = family.definition(num_qo_heads=4, num_kv_heads=2, head_dim=8)
+    made = proven.solution(decode)
+    proven.store(dataset, decode, made)
+    sizes = [(2, 8), (64, 8), (16, 9)]
+    lines = [
+        proven.measurement(made, {"batch_size": b, "num_pages": 64, "len_indptr": 2, "num_kv_indices": 2 ** (kv - 1)})
+        for b, kv in sizes
+    ]
+    append_measurements(dataset, "gqa_paged", lines)
+    built = Table.build(TraceSet.from_path(dataset), current_environment())
+    assert built.choose(decode.name, (10, 8)).winner is not None
+    assert built.choose(decode.name, (16, 9)).winner is not None
+    assert built.choose(decode.name, (64, 9)).reason is Reason.UNMEASURED_SHAPE
+    assert built.choose(decode.name, (16, 7)).reason is Reason.UNMEASURED_SHAPE
+
+
 def test_a_lost_size_at_the_border_does_not_reach_at_all(dataset: Path) -> None:
     assert chosen(table(dataset, (10, FAST, 2.0), (20, FAST, 0.9)), 21) == "not_faster"
 
@@ -112,7 +131,7 @@ def test_a_kv_length_class_that_nobody_measured_is_unmeasured(dataset: Path) -> 
     built = Table.build(TraceSet.from_path(dataset), current_environment())
     near = {**axes, "num_pages": 999, "num_kv_indices": 30}
     far = {**axes, "num_kv_indices": 4000}
-    assert built.choose(decode.name, family.point(near)).solution is not None
+    assert built.choose(decode.name, family.point(near)).winner is not None
     assert built.choose(decode.name, family.point(far)).reason is Reason.UNMEASURED_SHAPE
 
 
@@ -247,6 +266,13 @@ def test_explain_names_winners_by_size_or_the_reason(dataset: Path) -> None:
 def test_explain_says_why_nothing_wins(dataset: Path) -> None:
     line = proven.measurement(FAST, {"batch_size": 4}, hardware="another GPU")
     assert table(dataset, line).explain() == {NAME: "not_measured_here"}
+
+
+def test_winners_are_named_once_with_what_was_measured(dataset: Path) -> None:
+    made = table(dataset, (4, OTHER, 2.0), (8, FAST, 2.0), (16, OTHER, 2.0))
+    assert [(w.name, w.hash, w.author) for w in made.winners()] == [
+        (solution.name, content_hash(solution), "test") for solution in (FAST, OTHER)
+    ]
 
 
 def test_a_table_without_a_dataset_is_empty() -> None:
