@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fib_plugin.metrics import Exposition
     from fib_plugin.patch import Installation
     from fib_plugin.runtime import Runtime
     from fib_plugin.settings import Settings
@@ -21,9 +22,10 @@ _active: Active | None = None
 class Active:
     """A runtime and what was installed for it."""
 
-    def __init__(self, runtime: Runtime, installation: Installation) -> None:
+    def __init__(self, runtime: Runtime, installation: Installation, exposition: Exposition | None = None) -> None:
         self.runtime = runtime
         self.installation = installation
+        self.exposition = exposition
 
 
 def register() -> None:
@@ -65,6 +67,7 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
         SettingsError: FIB_ADAPTERS names an adapter that does not exist.
     """
     global _active
+    from fib_plugin import metrics
     from fib_plugin.adapter import discover
     from fib_plugin.patch import Installation
     from fib_plugin.runtime import Runtime
@@ -98,7 +101,7 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
         installation = Installation(list(runtime.adapters.values()))
         runtime.describe_targets = lambda: [patch.describe() for patch in installation.patches]
         installation.install()
-        _active = Active(runtime, installation)
+        _active = Active(runtime, installation, metrics.expose(runtime))
         return _active
 
 
@@ -112,6 +115,8 @@ def deactivate() -> None:
     global _active
     with _lock:
         if _active is not None:
+            if _active.exposition is not None:
+                _active.exposition.close()
             _active.installation.uninstall()
             _active.runtime.close()
             _active = None

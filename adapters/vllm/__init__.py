@@ -4,6 +4,7 @@ from fib_plugin.adapters.vllm.activation import Activation
 from fib_plugin.adapters.vllm.attention import CpuAttention
 from fib_plugin.adapters.vllm.compile_cache import CompileCache
 from fib_plugin.adapters.vllm.gemm import Gemm
+from fib_plugin.adapters.vllm.metrics import Metrics
 from fib_plugin.adapters.vllm.moe import Moe
 from fib_plugin.adapters.vllm.norm import Norm
 from fib_plugin.adapters.vllm.rope import Rope
@@ -11,4 +12,4 @@ from fib_plugin.adapters.vllm.sampling import Sampling
 
 from fib_plugin.adapter import Adapter
 
-ADAPTERS: tuple[type[Adapter], ...] = (Gemm, Norm, Activation, Rope, CpuAttention, Moe, Sampling, CompileCache)
+ADAPTERS: tuple[type[Adapter], ...] = (Gemm, Norm, Activation, Rope, CpuAttention, Moe, Sampling, CompileCache, Metrics)

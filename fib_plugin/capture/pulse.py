@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fib_plugin.capture.files import replace
+from fib_plugin.capture.lineage import lineage
 from fib_plugin.capture.loss import Loss, loss_of
 from fib_plugin.dataset import layout
 
@@ -32,6 +33,7 @@ class Pulse:
     ) -> None:
         self._snapshot = snapshot
         self._notice = notice
+        self._lineage = lineage()
         self._identity = {"version": 1, "host": host, "pid": pid, "started": time.time()}
         name = f"{host}.{pid}.{int(time.time() * 1000)}.json"
         self._counts_file = root / layout.COUNTS / name
@@ -75,6 +77,7 @@ class Pulse:
         data = msgspec.json.encode(body)
         if data == self._status and time.monotonic() < self._due and self._status_file.exists():
             return
-        replace(self._status_file, msgspec.json.encode({**self._identity, "updated": now, **body}))
+        head = {**self._identity, "lineage": self._lineage, "updated": now}
+        replace(self._status_file, msgspec.json.encode({**head, **body}))
         self._status = data
         self._due = time.monotonic() + _HEARTBEAT
