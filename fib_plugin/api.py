@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fib_plugin import plugin
+from fib_plugin.build.runnable import output_plan, torch_dtype
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 from fib_plugin.settings import Settings, load
@@ -26,12 +27,13 @@ class ApplyError(RuntimeError):
 
 @dataclass(slots=True)
 class _Named:
-    """A definition as ``apply()`` meets it: its site and where its key axes are read."""
+    """A definition as ``apply()`` meets it: its site, and how the key of a call is read off its inputs."""
 
     site: Site
     definition: Definition
     num_inputs: int
     names: tuple[str, ...]
+    key: Callable[..., Hashable]
 
 
 class Enabled:
@@ -163,28 +165,99 @@ def _dispatch(
     name, state = resolver, "nothing is enabled"
     if current is not None:
         name = resolver if isinstance(resolver, str) else resolver(*args, **kwargs)
-        named = _named(current.runtime, name)
-        state = "the dataset has no such definition" if named is None else "no proven solution"
-        if named is not None:
+        named = current.runtime.named.get(name)
+        if named is None:
+            named = _named(current.runtime, name, args, kwargs, fallback)
+        if named is not None and not kwargs and len(args) == named.num_inputs:
+            result = named.site.attempt(named.key(*args), args)
+            if result is not None:
+                return result
+            state = "no proven solution"
+        elif named is not None:
             values = _ordered(named, args, kwargs)
-            result = _attempt(named, values)
+            inputs = values[: named.num_inputs]
+            result = named.site.attempt(named.key(*inputs), inputs)
             if result is not None:
                 return _deliver(result, values[named.num_inputs :])
+            state = "no proven solution"
+        else:
+            state = "the dataset has no such definition"
     if fallback is None:
         raise ApplyError(f"apply({name!r}): {state} and no fallback was given; pass fallback=")
     return fallback(*args, **kwargs)
 
 
-def _named(runtime: Runtime, name: str) -> _Named | None:
-    known: dict[str, _Named] = runtime.named
-    if name not in known:
-        definition = runtime.traces.definitions.get(name)
-        if definition is None:
-            runtime.decline("api", Reason.NO_DEFINITION)
-            return None
-        site = runtime.site("api", definition)
-        known[name] = _Named(site, definition, len(definition.inputs), (*definition.inputs, *definition.outputs))
-    return known[name]
+def _named(
+    runtime: Runtime,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    fallback: Callable[..., Any] | None,
+) -> _Named | None:
+    definition = runtime.catalog.definition(name)
+    if definition is None:
+        runtime.decline("api", Reason.NO_DEFINITION)
+        return None
+    names = (*definition.inputs, *definition.outputs)
+    original = None
+    if fallback is not None:
+        into = len(args) + len(kwargs) > len(definition.inputs)
+        original = Original(_as_original(definition, fallback, len(args), into))
+    site = runtime.site("api", definition, original=original)
+    made = _Named(site, definition, len(definition.inputs), names, _key(definition))
+    runtime.named[name] = made
+    return made
+
+
+def _as_original(
+    definition: Definition, fallback: Callable[..., Any], positional: int, into: bool
+) -> Callable[..., Any]:
+    """The fallback on the definition's inputs, called in the way the first caller calls it."""
+    names = (*definition.inputs, *definition.outputs)
+
+    def original(*inputs: Any) -> Any:
+        values = inputs
+        outputs = ()
+        if into:
+            outputs = _empty_outputs(definition, inputs)
+            values = (*inputs, *outputs)
+        by_name = dict(zip(names[positional:], values[positional:], strict=False))
+        result = fallback(*values[:positional], **by_name)
+        return outputs if into else tuple(result) if isinstance(result, list) else result
+
+    return original
+
+
+def _empty_outputs(definition: Definition, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    import torch
+
+    device = next(value.device for value in inputs if hasattr(value, "device"))
+    return tuple(
+        torch.empty(
+            [dim if isinstance(dim, int) else inputs[dim[0]].shape[dim[1]] for dim in dims],
+            dtype=torch_dtype(spec.dtype),
+            device=device,
+        )
+        for dims, spec in zip(output_plan(definition), definition.outputs.values(), strict=True)
+    )
+
+
+def _key(definition: Definition) -> Callable[..., Hashable]:
+    """Reads shapes and dtypes of the tensors: everything that the choice, or the definition itself, depends on."""
+    names = [f"a{index}" for index in range(len(definition.inputs))]
+    tensors = [name for name, spec in zip(names, definition.inputs.values(), strict=True) if spec.shape is not None]
+    parts = "".join(f"{name}.shape, {name}.dtype, " for name in tensors)
+    careful = "".join(f"getattr({name}, 'shape', None), getattr({name}, 'dtype', None), " for name in tensors)
+    scope: dict[str, Any] = {}
+    # Straight-line code, since a loop over the inputs costs more than the rest of a call.
+    exec(
+        f"def key({', '.join(names)}):\n"
+        f"    try:\n        return ({parts})\n"
+        f"    except AttributeError:\n        return ({careful})\n",
+        scope,
+    )
+    key: Callable[..., Hashable] = scope["key"]
+    return key
 
 
 def _ordered(named: _Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -205,12 +278,6 @@ def _ordered(named: _Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
             f"the {named.num_inputs} inputs, or them and all outputs"
         )
     return values
-
-
-def _attempt(named: _Named, values: tuple[Any, ...]) -> Any:
-    inputs = values[: named.num_inputs]
-    key = tuple([getattr(value, "shape", None) for value in inputs])
-    return named.site.attempt(key, inputs)
 
 
 def _deliver(result: Any, outputs: tuple[Any, ...]) -> Any:

@@ -9,19 +9,26 @@ import threading
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fib_plugin import ops
-from fib_plugin.build import BuildError, build
 from fib_plugin.capture.recorder import Recorder
 from fib_plugin.capture.writer import Writer
-from fib_plugin.dataset import TraceSet, axes_key, current_environment
+from fib_plugin.dataset import current_environment
+from fib_plugin.dispatch.catalog import Catalog
+from fib_plugin.dispatch.chooser import Chooser
 from fib_plugin.dispatch.guard import Guard
+from fib_plugin.dispatch.quarantine import Quarantine
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.dispatch.site import Entry, Site
-from fib_plugin.dispatch.table import Table
-from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
+from fib_plugin.dispatch.reports import Reports
+from fib_plugin.dispatch.site import Entry, Original, Site
+from fib_plugin.dispatch.stopwatch import capturing
+from fib_plugin.dispatch.tally import by_adapter, by_axes
+from fib_plugin.dispatch.trial import Trial
+from fib_plugin.dispatch.trust import Trust
+from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile
 from fib_plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,22 +63,37 @@ class Runtime:
         #: Definitions by name, as apply() of the public API has resolved them.
         self.named: dict[str, Any] = {}
         self.describe_targets: Callable[[], list[dict[str, str]]] = list
-        self.guard = Guard(self.sites, settings.strict)
         self._lock = threading.RLock()
-        self._runs: dict[str, Callable[..., Any] | None] = {}
         self._sites: dict[tuple[str, bool, str], Site] = {}
-        self.traces = self._load(settings.dataset_path)
-        self.table: Table | None = None
-        if apply:
-            environment = current_environment()
-            self.table = Table.build(self.traces, environment, settings.apply_margin, settings.apply_any_hardware)
-        self._by_structure = _index(self.traces, self.table.definitions() if self.table is not None else [])
+        self._substitutes: dict[Hashable, Definition] = {}
+        root, cache = settings.dataset_path, settings.cache_path
+        self.catalog = Catalog.open(
+            root,
+            cache,
+            current_environment() if apply else None,
+            settings.apply_margin,
+            settings.apply_any_hardware,
+        )
+        for problem in self.catalog.problems:
+            logger.warning("dataset: %s", problem)
+        trust = Trust.load(settings.lock_path)
+        if apply and trust.problem is not None:
+            logger.warning("nothing is trusted: %s", trust.problem)
+        self._reports = Reports(root, self.displaced)
+        self.guard = Guard(
+            self.sites,
+            Quarantine(cache / "quarantine"),
+            strict=settings.strict,
+            probation=settings.probation,
+            recheck_every=settings.recheck_every,
+            nan_check_every=settings.nan_check_every,
+            found=self._reports.add,
+        )
+        self._chooser = Chooser(root, self.catalog, trust, self.guard, cache, settings.strict)
         given = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
         # The variable is the launcher's, not ours: one that is no number costs only the rank in file names.
         rank = int(given) if given.isdecimal() else 0
-        self.writer = Writer(
-            settings.dataset_path, rank=rank, status_dir=settings.cache_path / "status", snapshot=self.snapshot
-        )
+        self.writer = Writer(root, rank=rank, status_dir=cache / "status", snapshot=self._beat)
         self.recorder = Recorder(self.writer, self.displaced) if tracing else None
         self._rank = rank
         forked = weakref.WeakMethod(self._forked)
@@ -81,17 +103,14 @@ class Runtime:
         """A forked worker counts its own calls, not its parent's again."""
         self._lock = threading.RLock()
         self.guard.forked()
+        self._chooser.forked()
         self.declined.clear()
         for site in self.sites:
             site.retired.clear()
             for entry in site.entries.values():
                 entry.calls = 0
-
-    def _load(self, root: Path) -> TraceSet:
-        traces = TraceSet.from_path(root, strict=False)
-        for problem in traces.problems:
-            logger.warning("dataset: %s", problem)
-        return traces
+                if isinstance(entry.trial, Trial):
+                    entry.trial.forked()
 
     def match(self, harvested: Definition) -> Definition:
         """The dataset's definition of the same structure, else ``harvested`` itself, renamed if its name is taken.
@@ -99,28 +118,37 @@ class Runtime:
         Of several definitions of one structure, one with a proven solution is taken. A definition of the dataset
         stands for itself.
         """
-        if self.traces.definitions.get(harvested.name) is harvested:
+        if self.catalog.definition(harvested.name) is harvested:
             return harvested
-        known = self._by_structure.get(ops.structure(harvested))
+        structure = ops.structure(harvested)
+        known = self.catalog.match(structure) or self._substitutes.get(structure)
         if known is not None:
             return known
-        if harvested.name in self.traces.definitions:
+        if self.catalog.definition(harvested.name) is not None:
             # A name tells shapes, not dtypes or eps: another definition may hold it already.
             harvested = harvested.model_copy(update={"name": f"{harvested.name}_{_digest(harvested)}"})
-        self._by_structure[ops.structure(harvested)] = harvested
+        self._substitutes[structure] = harvested
         return harvested
 
-    def site(self, adapter: str, harvested: Definition, observe_only: bool = False) -> Site:
+    def site(
+        self,
+        adapter: str,
+        harvested: Definition,
+        observe_only: bool = False,
+        original: Original | None = None,
+    ) -> Site:
         """The site of ``adapter`` for the structure of ``harvested``; one per definition and adapter.
 
-        With ``observe_only`` nothing is ever substituted, because not every input's data is at hand.
+        Args:
+            observe_only: nothing is ever substituted, because not every input's data is at hand.
+            original: the engine's op, for probation (see Site).
         """
         with self._lock:
             definition = self.match(harvested)
             key = (adapter, observe_only, definition.name)
             site = self._sites.get(key)
             if site is None:
-                site = Site(adapter, definition, self.learn, self.guard.broke, observe_only)
+                site = Site(adapter, definition, self.learn, self.guard.broke, observe_only, original)
                 self._sites[key] = site
                 self.sites.append(site)
                 self.writer.start()
@@ -128,26 +156,28 @@ class Runtime:
 
     def wins(self, harvested: Definition) -> bool:
         """Whether any size of this structure has a proven solution: only then is it worth being in its way."""
-        return self.table is not None and self.match(harvested).name in self.table.definitions()
+        return self.apply and self.match(harvested).name in self.catalog.proven()
 
     def candidates(self, family: str) -> list[dict[str, Any]]:
         """Constants of the family's definitions that have a proven solution."""
-        if self.table is None:
-            return []
-        named = [self.traces.definitions[name] for name in self.table.definitions() if name in self.traces.definitions]
-        return [ops.constants(d) for d in named if (spec := ops.family_of(d)) is not None and spec.family == family]
+        named = [self.catalog.definition(name) for name in self.catalog.proven()]
+        return [
+            ops.constants(d)
+            for d in named
+            if d is not None and (spec := ops.family_of(d)) is not None and spec.family == family
+        ]
 
     def learn(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
         """Cold: the first call of a size. Chooses, builds, records; on any error the original runs."""
         with self._lock:
             if key in site.entries:
                 return site.entries[key]
-            if _capturing(inputs):
+            if capturing(inputs):
                 # Nothing is built or copied while a graph is captured; a later eager call of this size is looked at.
                 self.decline(site.adapter, Reason.CAPTURING)
                 return Entry({}, None, None, Reason.CAPTURING.value)
             try:
-                entry = self._learn(site, inputs)
+                entry = self._learn(site, key, inputs)
             except Exception:
                 if self.settings.strict:
                     raise
@@ -156,29 +186,14 @@ class Runtime:
             site.entries[key] = entry
             return entry
 
-    def _learn(self, site: Site, inputs: tuple[Any, ...]) -> Entry:
-        definition = site.definition
-        axes = definition.axis_values([getattr(value, "shape", None) for value in inputs])
-        if self.recorder is not None:
+    def _learn(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
+        axes = site.definition.axis_values([getattr(value, "shape", None) for value in inputs])
+        if self.recorder is not None and key not in site.recorded:
+            site.recorded.add(key)
             self._record(site, axes, inputs)
-        if self.table is None or site.observe_only:
-            reason = Reason.APPLY_OFF if self.table is None else Reason.NO_SOLUTION
-            return Entry(axes, None, None, reason.value)
-        if definition.name not in self.traces.definitions:
-            return Entry(axes, None, None, Reason.NO_DEFINITION.value)
-        family = ops.family_of(definition)
-        if family is None:
-            return Entry(axes, None, None, Reason.NO_DEFINITION.value)
-        choice = self.table.choose(definition.name, family.point(axes))
-        if choice.solution is None:
-            return Entry(axes, None, None, (choice.reason or Reason.NO_SOLUTION).value)
-        name = choice.solution.name
-        if name in self.guard.out:
-            return Entry(axes, None, None, Reason.QUARANTINED.value)
-        run = self._run(choice.solution, definition)
-        if run is None:
-            return Entry(axes, None, None, Reason.BUILD_FAILED.value)
-        return Entry(axes, run, name, "")
+        if not self.apply:
+            return Entry(axes, None, None, Reason.APPLY_OFF.value)
+        return self._chooser.entry(site, key, axes)
 
     def _record(self, site: Site, axes: dict[str, int], inputs: tuple[Any, ...]) -> None:
         """A failure to write a call down must not cost its substitution."""
@@ -190,20 +205,6 @@ class Runtime:
                 raise
             self.note(f"{site.definition.name}: a call could not be recorded, see the log")
             logger.warning("a call of %s could not be recorded", site.definition.name, exc_info=True)
-
-    def _run(self, solution: Solution, definition: Definition) -> Callable[..., Any] | None:
-        if solution.name not in self._runs:
-            try:
-                self._runs[solution.name] = build(solution, definition, self.settings.cache_path).call
-            except BuildError as error:
-                if self.settings.strict:
-                    raise
-                self._runs[solution.name] = None
-                self.guard.quarantine(
-                    solution.name, definition.name, Reason.BUILD_FAILED, str(error)[:2000], content_hash(solution)
-                )
-                logger.warning("solution %s does not build here and is out: %s", solution.name, error)
-        return self._runs[solution.name]
 
     def displaced(self, adapter: str, definition: Definition) -> Solution | None:
         """The engine's own op for ``definition`` as a Solution by author ``engine``, if the adapter has its text."""
@@ -238,25 +239,15 @@ class Runtime:
 
     def snapshot(self) -> dict[str, Any]:
         """Counts for the writer: calls per definition and axes, and the status of this process."""
-        calls: dict[str, dict[str, int]] = {}
-        adapters: dict[str, dict[str, Any]] = {}
-        for name, reasons in list(self.declined.items()):
-            line = adapters.setdefault(name, _blank())
-            line["calls"] += sum(reasons.values())
-            for reason, count in list(reasons.items()):
-                line["fallbacks"][reason] = line["fallbacks"].get(reason, 0) + count
-        for site in list(self.sites):
-            line = adapters.setdefault(site.adapter, _blank())
-            per_definition = line["definitions"].setdefault(
-                site.definition.name, {"calls": 0, "substituted": 0, "solution": None}
-            )
-            for entry in site.all_entries():
-                _count(line, per_definition, entry)
-                if self.recorder is not None and entry.axes:
-                    by_axes = calls.setdefault(site.definition.name, {})
-                    axes = axes_key(entry.axes)
-                    by_axes[axes] = by_axes.get(axes, 0) + entry.calls
-        return {"calls": calls, "status": self._status(adapters)}
+        calls = by_axes(self.sites) if self.recorder is not None else {}
+        return {"calls": calls, "status": self._status(by_adapter(self.sites, self.declined))}
+
+    def _beat(self) -> dict[str, Any]:
+        """Once a second, on the writer's thread: what must not happen on the engine's."""
+        if self.apply:
+            self.guard.honour()
+            self._reports.flush()
+        return self.snapshot()
 
     def _status(self, adapters: dict[str, Any]) -> dict[str, Any]:
         environment = current_environment()
@@ -265,11 +256,17 @@ class Runtime:
         return {
             "version": 1,
             "engine": {name: environment.libs[name] for name in engines if name in environment.libs},
-            "switches": {"apply": self.apply, "tracing": self.tracing, "strict": self.settings.strict},
+            "switches": {
+                "apply": self.apply,
+                "tracing": self.tracing,
+                "strict": self.settings.strict,
+                "probation": self.settings.probation,
+                "any_hardware": self.settings.apply_any_hardware,
+            },
             "rank": self._rank,
             "ops": adapters,
             "targets": self.describe_targets(),
-            "quarantined": list(self.guard.out.values()),
+            "quarantined": [msgspec.to_builtins(record) for record in list(self.guard.out.values())],
             "capture": {**stats, "seen": sum(e.calls for s in list(self.sites) for e in s.all_entries())},
             "notes": list(self.notes),
         }
@@ -280,39 +277,7 @@ class Runtime:
             self.writer.close()
 
 
-def _capturing(inputs: tuple[Any, ...]) -> bool:
-    """Whether a CUDA graph is being captured on the stream of these inputs."""
-    if not any(getattr(value, "is_cuda", False) for value in inputs):
-        return False
-    import torch
-
-    return torch.cuda.is_current_stream_capturing()
-
-
-def _blank() -> dict[str, Any]:
-    return {"calls": 0, "substituted": 0, "fallbacks": {}, "definitions": {}}
-
-
-def _count(line: dict[str, Any], per_definition: dict[str, Any], entry: Entry) -> None:
-    line["calls"] += entry.calls
-    per_definition["calls"] += entry.calls
-    if entry.run is not None:
-        line["substituted"] += entry.calls
-        per_definition["substituted"] += entry.calls
-        per_definition["solution"] = entry.solution
-    else:
-        line["fallbacks"][entry.reason] = line["fallbacks"].get(entry.reason, 0) + entry.calls
-
-
 def _digest(definition: Definition) -> str:
     import hashlib
 
     return hashlib.sha256(repr(ops.structure(definition)).encode()).hexdigest()[:6]
-
-
-def _index(traces: TraceSet, proven: list[str]) -> dict[Hashable, Definition]:
-    index: dict[Hashable, Definition] = {}
-    for name in sorted(traces.definitions, key=lambda name: (name not in proven, name)):
-        with contextlib.suppress(SyntaxError):
-            index.setdefault(ops.structure(traces.definitions[name]), traces.definitions[name])
-    return index

@@ -46,11 +46,14 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, dataset: Path, tmp_path: Path) -> pytest.MonkeyPatch:
-    """No FIB_ variable but the two paths, which lead into the test's folder."""
+    """No FIB_ variable but the paths, which lead into the test's folder."""
     for name in [name for name in os.environ if name.upper().startswith("FIB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FIB_DATASET_PATH", str(dataset))
     monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "cache"))
+    monkeypatch.setenv("FIB_LOCK_PATH", str(tmp_path / "fib.lock"))
+    # Watermarked solutions are wrong on purpose; the tests of probation switch it on.
+    monkeypatch.setenv("FIB_PROBATION", "0")
     return monkeypatch
 
 

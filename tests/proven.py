@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from fib_plugin import ops
 from fib_plugin.dataset import Measurement, TraceSet, append_measurements, current_environment
+from fib_plugin.dispatch.trust import add
 from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
 
 #: What ``MARKED`` adds to the first output, so that a test sees whose result it got.
@@ -80,14 +82,21 @@ def store(root: Path, definition: Definition, *solutions: Solution) -> TraceSet:
     return traces
 
 
+def trust(root: Path, *solutions: Solution) -> None:
+    """Writes the solutions into the fib.lock of the test."""
+    lock = Path(os.environ.get("FIB_LOCK_PATH") or root.parent / "fib.lock")
+    add(lock, {made.name: made for made in solutions}, {})
+
+
 def prove(
     root: Path, definition: Definition, made: Solution | None = None, sizes: tuple[int, ...] = (4,), **changed: Any
 ) -> Solution:
-    """Stores a solution and its measurements at ``sizes`` of the first key axis."""
+    """Stores a solution, trusts it, and stores its measurements at ``sizes`` of the first key axis."""
     made = solution(definition) if made is None else made
     store(root, definition, made)
     family = ops.family_of(definition)
     assert family is not None
     axes = [{**dict.fromkeys(definition.var_axes, 1), family.key_axes[0]: size} for size in sizes]
     append_measurements(root, definition.op_type, [measurement(made, each, **changed) for each in axes])
+    trust(root, made)
     return made

@@ -272,7 +272,7 @@ def test_leaving_a_context_through_an_exception_puts_back_too(dataset: Path) -> 
 
 def test_a_nested_dataset_is_used_inside_only(gemm: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    proven.prove(other, GEMM, proven.solution(GEMM, after="\n_r = run\ndef run(A, B):\n    return _r(A, B) - 1\n"))
+    proven.prove(other, GEMM, proven.solution(GEMM, "less", "\n_r = run\ndef run(A, B):\n    return _r(A, B) - 1\n"))
     with enable_apply(gemm):
         with enable_apply(other):
             assert torch.equal(apply(GEMM.name, args=(A, B)), A @ B.T - 1)

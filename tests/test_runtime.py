@@ -124,7 +124,7 @@ def test_a_definition_of_the_dataset_stands_for_itself(make_runtime: Make, datas
     proven.store(dataset, silu().model_copy(update={"name": "aaa"}))
     proven.store(dataset, silu().model_copy(update={"name": "bbb"}))
     runtime = make_runtime()
-    sites = [runtime.site("api", runtime.traces.definitions[name]) for name in ("aaa", "bbb")]
+    sites = [runtime.site("api", runtime.catalog.definition(name)) for name in ("aaa", "bbb")]
     assert [site.definition.name for site in sites] == ["aaa", "bbb"]
 
 
@@ -383,7 +383,12 @@ def test_counts_add_up_over_substitutions_fallbacks_and_declines(make_runtime: M
     assert line["calls"] == 13
     assert line["substituted"] == 4
     assert line["fallbacks"] == {"unmeasured_shape": 3, "internal_error": 1, "unsupported_argument": 5}
-    assert line["definitions"][silu().name] == {"calls": 7, "substituted": 4, "solution": "fast"}
+    assert line["definitions"][silu().name] == {
+        "calls": 7,
+        "substituted": 4,
+        "fallbacks": {"unmeasured_shape": 3},
+        "solution": "fast",
+    }
     # A call that could not be looked at has no sizes to be counted under, but it was seen.
     assert runtime.snapshot()["status"]["capture"]["seen"] == 8
 
@@ -413,7 +418,13 @@ def test_the_snapshot_is_json_and_says_what_is_switched_on(make_runtime: Make, d
     runtime = make_runtime(tracing=True, strict=True)
     call(runtime)
     status = json.loads(json.dumps(runtime.snapshot()["status"]))
-    assert status["switches"] == {"apply": True, "tracing": True, "strict": True}
+    assert status["switches"] == {
+        "apply": True,
+        "tracing": True,
+        "strict": True,
+        "probation": False,
+        "any_hardware": False,
+    }
     assert status["version"] == 1
 
 
@@ -531,7 +542,7 @@ def test_nothing_is_chosen_while_a_graph_is_captured_and_the_next_eager_call_is_
     proven.prove(dataset, silu())
     runtime = make_runtime(tracing=True)
     with monkeypatch.context() as context:
-        context.setattr("fib_plugin.runtime._capturing", lambda inputs: True)
+        context.setattr("fib_plugin.runtime.capturing", lambda inputs: True)
         assert call(runtime) is None
     assert counts(runtime)["fallbacks"] == {"capturing": 1}
     assert call(runtime) is not None

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 
 class LiveActivation:
-    """silu_and_mul calls of one adapter."""
+    """silu_and_mul calls of one adapter.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: the engine's op on x [M, 2d], for probation.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., torch.Tensor] | None = None) -> None:
         self._runtime = runtime
+        self._original = None if engine is None else Original(engine)
         self._adapter = adapter
         self._sites: dict[tuple[int, torch.dtype], Site] = {}
 
@@ -30,6 +37,6 @@ class LiveActivation:
 
     def _resolve(self, x: torch.Tensor) -> Site:
         definition = ops.ALL["silu_and_mul"].definition(d=x.shape[-1] // 2, dtype=NAMES[x.dtype])
-        site = self._runtime.site(self._adapter, definition)
+        site = self._runtime.site(self._adapter, definition, original=self._original)
         self._sites[x.shape[-1], x.dtype] = site
         return site

@@ -5,13 +5,15 @@ Engines with pages of any size but 64 are expressed with page_size 1: the index 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 
@@ -45,10 +47,15 @@ def slots_of(block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int)
 
 
 class LiveAttention:
-    """Paged attention calls of one adapter."""
+    """Paged attention calls of one adapter.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: the engine's op on what the adapter hands to ``attempt_made``, for probation.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., torch.Tensor] | None = None) -> None:
         self._runtime = runtime
+        self._original = None if engine is None else Original(engine, finish=_copied_back)
         self._adapter = adapter
         self._sites: dict[tuple[bool, int, int, int, torch.dtype], Site] = {}
 
@@ -65,7 +72,7 @@ class LiveAttention:
                 page_size=1,
                 dtype=NAMES[q.dtype],
             )
-            site = self._sites[key] = self._runtime.site(self._adapter, definition)
+            site = self._sites[key] = self._runtime.site(self._adapter, definition, original=self._original)
         return site
 
     @staticmethod
@@ -76,3 +83,9 @@ class LiveAttention:
         if step.qo_indptr is None:
             return (q, k_cache, v_cache, step.kv_indptr, step.kv_indices, sm_scale)
         return (q, k_cache, v_cache, step.qo_indptr, step.kv_indptr, step.kv_indices, sm_scale)
+
+
+def _copied_back(result: Any) -> None:
+    # Engines hand in the tensor that the result is to be written to.
+    output = result[0] if isinstance(result, tuple) else result
+    torch.empty_like(output).copy_(output)

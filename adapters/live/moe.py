@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 
 class LiveMoe:
-    """Expert calls of one adapter."""
+    """Expert calls of one adapter.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: the engine's op on the definition's inputs, for probation.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., torch.Tensor] | None = None) -> None:
         self._runtime = runtime
+        self._original = None if engine is None else Original(engine)
         self._adapter = adapter
         self._sites: dict[tuple[int, int], Site] = {}
         self._alive: list[torch.Tensor] = []
@@ -44,7 +51,7 @@ class LiveMoe:
 
     def _resolve(self, w13: torch.Tensor, topk: int) -> Site:
         stand_in = w13.numel() > 1 and not any(w13.stride())
-        site = self._runtime.site(self._adapter, _definition(w13, topk), observe_only=stand_in)
+        site = self._runtime.site(self._adapter, _definition(w13, topk), observe_only=stand_in, original=self._original)
         self._alive.append(w13.detach())
         self._sites[w13.data_ptr(), topk] = site
         return site

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 #: A weight by address and shape (a slice may start at the same address), and what else the definition fixes.
 _Key = tuple[int, torch.Size, torch.dtype, float]
+#: What one weight object was resolved to: address, dtype and eps it holds for, site, and the object, kept alive.
+_Known = tuple[int, torch.dtype, float, Site, torch.Tensor]
 
 
 class LiveNorm:
-    """rmsnorm and fused_add_rmsnorm calls of one adapter."""
+    """rmsnorm and fused_add_rmsnorm calls of one adapter.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: by family, the engine's op on the definition's inputs and eps, for probation.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self._runtime = runtime
         self._adapter = adapter
-        self._plain: dict[_Key, Site] = {}
-        self._fused: dict[_Key, Site] = {}
-        self._alive: list[torch.Tensor] = []
+        self._engine = engine or {}
+        self._plain: dict[int, _Known] = {}
+        self._fused: dict[int, _Known] = {}
+        self._sites: dict[tuple[str, _Key], Site] = {}
 
     def rmsnorm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor | None:
         """Normalised x [..., H], or None when the engine's op must answer."""
-        known = self._plain.get((weight.data_ptr(), weight.shape, x.dtype, eps))
-        site = known or self._resolve(self._plain, "rmsnorm", x, weight, eps)
+        known = self._plain.get(id(weight))
+        if known is not None and known[0] == weight.data_ptr() and known[1] is x.dtype and known[2] == eps:
+            site = known[3]
+        else:
+            site = self._resolve(self._plain, "rmsnorm", x, weight, eps)
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         result: torch.Tensor | None = site.attempt(rows.shape[0], (rows, weight))
         return result if result is None or x.dim() == 2 else result.reshape(x.shape)
@@ -35,8 +48,11 @@ class LiveNorm:
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """(normalised x + residual, x + residual), or None when the engine's op must answer."""
-        known = self._fused.get((weight.data_ptr(), weight.shape, x.dtype, eps))
-        site = known or self._resolve(self._fused, "fused_add_rmsnorm", x, weight, eps)
+        known = self._fused.get(id(weight))
+        if known is not None and known[0] == weight.data_ptr() and known[1] is x.dtype and known[2] == eps:
+            site = known[3]
+        else:
+            site = self._resolve(self._fused, "fused_add_rmsnorm", x, weight, eps)
         flat = x.dim() == 2
         rows = x if flat else x.reshape(-1, x.shape[-1])
         added = residual if flat else residual.reshape(-1, x.shape[-1])
@@ -54,9 +70,15 @@ class LiveNorm:
             return False
         return self._runtime.wins(ops.ALL[family].definition(hidden_size=hidden_size, eps=eps, dtype=NAMES[dtype]))
 
-    def _resolve(self, sites: dict[_Key, Site], family: str, x: torch.Tensor, weight: torch.Tensor, eps: float) -> Site:
-        definition = ops.ALL[family].definition(hidden_size=x.shape[-1], eps=eps, dtype=NAMES[x.dtype])
-        site = self._runtime.site(self._adapter, definition)
-        self._alive.append(weight.detach())
-        sites[weight.data_ptr(), weight.shape, x.dtype, eps] = site
+    def _resolve(
+        self, objects: dict[int, _Known], family: str, x: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> Site:
+        key = (family, (weight.data_ptr(), weight.shape, x.dtype, eps))
+        site = self._sites.get(key)
+        if site is None:
+            definition = ops.ALL[family].definition(hidden_size=x.shape[-1], eps=eps, dtype=NAMES[x.dtype])
+            engine = self._engine.get(family)
+            original = None if engine is None else Original(lambda *inputs: engine(*inputs, eps))
+            site = self._sites[key] = self._runtime.site(self._adapter, definition, original=original)
+            objects[id(weight)] = (weight.data_ptr(), x.dtype, eps, site, weight)
         return site

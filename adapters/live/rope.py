@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 
 class LiveRope:
-    """Rotary calls of one adapter. Definitions hold the cache in float32, so each cache is widened once."""
+    """Rotary calls of one adapter. Definitions hold the cache in float32, so each cache is widened once.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: the engine's op, in place, on (positions, q, k, its own cache, head_size, is_neox), for probation.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., Any] | None = None) -> None:
         self._runtime = runtime
+        self._engine = engine
+        #: Address of a widened cache -> the engine's own.
+        self._narrow: dict[int, torch.Tensor] = {}
         self._adapter = adapter
         self._sites: dict[tuple[int, int, bool, torch.dtype], tuple[Site, torch.Tensor]] = {}
         self._alive: list[torch.Tensor] = []
@@ -42,7 +53,39 @@ class LiveRope:
         definition = ops.ALL["rope"].definition(
             head_dim=head_size, rotary_dim=cache.shape[-1], is_neox=is_neox, dtype=NAMES[dtype]
         )
-        known = (self._runtime.site(self._adapter, definition), cache.detach().to(torch.float32))
+        original = (
+            None
+            if self._engine is None
+            else Original(functools.partial(self._rotate, head_size, is_neox), _copied, _copied_back)
+        )
+        wide = cache.detach().to(torch.float32)
+        self._narrow[wide.data_ptr()] = cache.detach()
+        known = (self._runtime.site(self._adapter, definition, original=original), wide)
         self._alive.append(cache.detach())
         self._sites[cache.data_ptr(), head_size, is_neox, dtype] = known
         return known
+
+    def _rotate(
+        self,
+        head_size: int,
+        is_neox: bool,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        wide: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The engine's op on the definition's inputs."""
+        assert self._engine is not None
+        tokens, cache = positions.numel(), self._narrow[wide.data_ptr()]
+        self._engine(positions, q.view(tokens, -1), k.view(tokens, -1), cache, head_size, is_neox)
+        return q, k
+
+
+def _copied(q: torch.Tensor, k: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (q.contiguous().clone(), k.contiguous().clone(), *others)
+
+
+def _copied_back(result: tuple[torch.Tensor, torch.Tensor]) -> None:
+    # Adapters of in-place ops write a result to where the caller looks for it.
+    for rotated in result:
+        torch.empty_like(rotated).copy_(rotated)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from fib_plugin import ops
-from fib_plugin.dispatch.site import Site
+from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 _FAMILIES = {(True, False): "top_k_sampling", (False, True): "top_p_sampling", (True, True): "top_k_top_p_sampling"}
 
 
 class LiveSampling:
-    """Sampling calls of one adapter."""
+    """Sampling calls of one adapter.
 
-    def __init__(self, runtime: Runtime, adapter: str) -> None:
+    Args:
+        engine: the engine's op on (logits, k, p), for probation; it may overwrite the logits.
+    """
+
+    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., torch.Tensor] | None = None) -> None:
         self._runtime = runtime
+        self._original = None if engine is None else Original(engine, _copied)
         self._adapter = adapter
         self._sites: dict[tuple[int, bool, bool], Site] = {}
 
@@ -33,8 +40,12 @@ class LiveSampling:
         site = self._sites.get(key)
         if site is None:
             definition = ops.ALL[_FAMILIES[key[1:]]].definition(vocab_size=vocab_size)
-            site = self._sites[key] = self._runtime.site(self._adapter, definition)
+            site = self._sites[key] = self._runtime.site(self._adapter, definition, original=self._original)
         return site
+
+
+def _copied(logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    return logits.clone(), k, p
 
 
 def _inputs(logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

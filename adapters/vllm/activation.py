@@ -31,7 +31,7 @@ class Activation(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveActivation(runtime, self.name)
+        self.calls = LiveActivation(runtime, self.name, _engine)
         wins = runtime.candidates("silu_and_mul")
         self.widths = None if runtime.tracing else frozenset(2 * c["d"] for c in wins)
         self.op = opaque("silu_and_mul(Tensor x) -> Tensor", self._body, _fake)
@@ -65,14 +65,16 @@ class Activation(Adapter):
 
     def _body(self, x: torch.Tensor) -> torch.Tensor:
         out = self.calls.silu_and_mul(x) if self.live else None
-        if out is not None:
-            return out
-        d = x.shape[-1] // 2
-        if x.is_cuda:
-            out = x.new_empty((*x.shape[:-1], d))
-            torch.ops._C.silu_and_mul(out, x)
-            return out
-        return torch.nn.functional.silu(x[..., :d]) * x[..., d:]
+        return _engine(x) if out is None else out
+
+
+def _engine(x: torch.Tensor) -> torch.Tensor:
+    d = x.shape[-1] // 2
+    if x.is_cuda:
+        out = x.new_empty((*x.shape[:-1], d))
+        torch.ops._C.silu_and_mul(out, x)
+        return out
+    return torch.nn.functional.silu(x[..., :d]) * x[..., d:]
 
 
 def _fake(x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_of
@@ -31,6 +31,19 @@ _FORWARD_PARAMS = (
 )
 
 
+class _Call(NamedTuple):
+    """What the engine passed."""
+
+    impl: Any
+    layer: Any
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    kv_cache: torch.Tensor
+    metadata: Any
+    output: torch.Tensor
+
+
 class CpuAttention(Adapter):
     """Wraps the backend's ``forward``, which Python runs on every step in eager and compiled models alike."""
 
@@ -48,13 +61,16 @@ class CpuAttention(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveAttention(runtime, self.name)
+        self.calls = LiveAttention(runtime, self.name, self._engine)
         self.cache = CpuCache()
+        self._forward: Callable[..., Any] | None = None
 
     def displaced(self, definition: Definition) -> str:
         return displaced_source("gqa_paged", definition)
 
     def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        self._forward = original
+
         def forward(
             impl: Any,
             layer: Any,
@@ -71,7 +87,7 @@ class CpuAttention(Adapter):
                 scaled = output_scale is not None or output_block_scale is not None
                 if scaled or query.dtype not in NAMES or _unsupported(impl, attn_metadata):
                     self.decline(Reason.UNSUPPORTED_ARGUMENT)
-                elif self._attend(impl, layer, query, kv_cache, attn_metadata, output):
+                elif self._attend(impl, layer, query, key, value, kv_cache, attn_metadata, output):
                     return output
             return original(  # type: ignore[no-any-return]
                 impl, layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
@@ -80,7 +96,15 @@ class CpuAttention(Adapter):
         return forward
 
     def _attend(
-        self, impl: Any, layer: Any, query: torch.Tensor, kv_cache: torch.Tensor, metadata: Any, output: torch.Tensor
+        self,
+        impl: Any,
+        layer: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        metadata: Any,
+        output: torch.Tensor,
     ) -> bool:
         """Writes the solution's result into ``output``; False when the engine's op must answer."""
         blocks, kv_heads, block_size, _ = kv_cache.shape
@@ -89,22 +113,32 @@ class CpuAttention(Adapter):
             step = metadata.fib_step = _step(metadata, block_size)
         q = query[: metadata.num_actual_tokens].view(-1, impl.num_heads, impl.head_size)
         site = self.calls.site(step, q, kv_heads)
-        key = (q.shape[0], step.length_class)
-        entry = site.entries.get(key)
-        if entry is None:
+        size = (q.shape[0], step.length_class)
+        if size not in site.entries:
             # The pool's data plays no part in a choice or a record: only its shape does.
             pool = kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, impl.head_size)
-            entry = site.learn(site, key, self.calls.inputs(step, q, pool, pool, impl.scale))
-        if entry.run is None:
-            entry.calls += 1
-            return False
-        keys, values, indices = self.cache.unpack(layer, kv_cache, step.kv_indices, impl.head_size, q.dtype)
-        local = Step(step.qo_indptr, step.kv_indptr, indices, step.length_class)
-        result = site.attempt(key, self.calls.inputs(local, q, keys, values, impl.scale))
+            site.learn(site, size, self.calls.inputs(step, q, pool, pool, impl.scale))
+        call = _Call(impl, layer, query, key, value, kv_cache, metadata, output)
+        result = site.attempt_made(size, self._inputs, call, step, q)
         if result is None:
             return False
         output[: q.shape[0]].view(q.shape).copy_(result[0] if isinstance(result, tuple) else result)
         return True
+
+    def _inputs(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
+        """The definition's inputs: the engine's blocks unpacked, since solutions read token-major keys and values."""
+        head_size = call.impl.head_size
+        keys, values, indices = self.cache.unpack(call.layer, call.kv_cache, step.kv_indices, head_size, q.dtype)
+        local = Step(step.qo_indptr, step.kv_indptr, indices, step.length_class)
+        return self.calls.inputs(local, q, keys, values, call.impl.scale)
+
+    def _engine(self, call: _Call, step: Step, q: torch.Tensor) -> torch.Tensor:
+        assert self._forward is not None
+        output = torch.empty_like(call.output)
+        self._forward(
+            call.impl, call.layer, call.query, call.key, call.value, call.kv_cache, call.metadata, output, None, None
+        )
+        return output[: q.shape[0]].view(q.shape)
 
 
 def _unsupported(impl: Any, metadata: Any) -> bool:

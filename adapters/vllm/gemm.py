@@ -42,7 +42,7 @@ class Gemm(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveGemm(runtime, self.name)
+        self.calls = LiveGemm(runtime, self.name, self._engine)
         self.shapes = None if runtime.tracing else frozenset((c["N"], c["K"]) for c in runtime.candidates("gemm"))
         self._layers: dict[int, torch.nn.Module] = {}
         self._wrapped: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -113,6 +113,9 @@ class Gemm(Adapter):
             out = self.calls.attempt(x, weight)
             if out is not None:
                 return out if bias is None else out + bias.to(out.dtype)
+        return self._engine(x, weight, bias)
+
+    def _engine(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         layer = self._layers.get(weight.data_ptr())
         if layer is None:
             return torch.nn.functional.linear(x, weight, bias)

@@ -46,7 +46,7 @@ class Moe(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveMoe(runtime, self.name)
+        self.calls = LiveMoe(runtime, self.name, self._engine)
         self.op = opaque(
             "moe(Tensor x, Tensor topk_weights, Tensor topk_ids, Tensor w13, Tensor w2) -> Tensor", self._body, _fake
         )
@@ -118,10 +118,18 @@ class Moe(Adapter):
         w2: torch.Tensor,
     ) -> torch.Tensor:
         out = self.calls.attempt(x, w13, w2, topk_weights, topk_ids) if self.live else None
-        if out is None:
-            layer = self._layers[w13.data_ptr()]
-            out = self._apply(layer.quant_method, layer, x, topk_weights, topk_ids, None, None)  # type: ignore[misc]
-        return out
+        return self._engine(x, w13, w2, topk_weights, topk_ids) if out is None else out
+
+    def _engine(
+        self,
+        x: torch.Tensor,
+        w13: torch.Tensor,
+        w2: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        layer = self._layers[w13.data_ptr()]
+        return self._apply(layer.quant_method, layer, x, topk_weights, topk_ids, None, None)  # type: ignore
 
 
 def _unsupported(layer: Any) -> bool:

@@ -28,7 +28,14 @@ class Norm(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveNorm(runtime, self.name)
+        self.calls = LiveNorm(
+            runtime,
+            self.name,
+            {
+                "rmsnorm": lambda *args: _engine_ops().rms_norm(*args),
+                "fused_add_rmsnorm": lambda *args: _engine_ops().fused_add_rms_norm(*args),
+            },
+        )
         self.widths = {
             family: None if runtime.tracing else frozenset(c["hidden_size"] for c in runtime.candidates(family))
             for family in self.families

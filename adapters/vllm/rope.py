@@ -33,7 +33,7 @@ class Rope(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveRope(runtime, self.name)
+        self.calls = LiveRope(runtime, self.name, _rotary_embedding)
         self.heads = None if runtime.tracing else frozenset(c["head_dim"] for c in runtime.candidates("rope"))
         self.op = opaque(
             "rope(Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox)"
@@ -102,10 +102,22 @@ class Rope(Adapter):
         if out is not None:
             return out
         query, key = query.contiguous().clone(), key.contiguous().clone()
-        from vllm import _custom_ops
-
-        _custom_ops.rotary_embedding(positions, query, key, head_size, cache, is_neox)
+        _rotary_embedding(positions, query, key, cache, head_size, is_neox)
         return query, key
+
+
+def _rotary_embedding(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cache: torch.Tensor,
+    head_size: int,
+    is_neox: bool,
+) -> None:
+    """The engine's op, in place."""
+    from vllm import _custom_ops
+
+    _custom_ops.rotary_embedding(positions, query, key, head_size, cache, is_neox)
 
 
 def _fake(

@@ -30,10 +30,16 @@ class Sampling(Adapter):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self.calls = LiveSampling(runtime, self.name)
+        #: The sampler that calls, and its own forward.
+        self._last: tuple[Any, Callable[..., Any]]
+        self.calls = LiveSampling(runtime, self.name, self._engine)
 
     def displaced(self, definition: Definition) -> str:
         return displaced_source("sampling", definition)
+
+    def _engine(self, logits: torch.Tensor, k: torch.Tensor | None, p: torch.Tensor | None) -> torch.Tensor:
+        sampler, original = self._last
+        return original(sampler, logits, {}, k, p)[0]  # type: ignore[no-any-return]
 
     def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(
@@ -48,6 +54,7 @@ class Sampling(Adapter):
                 if generators or str(sampler.logprobs_mode).startswith("processed"):
                     self.decline()
                 else:
+                    self._last = (sampler, original)
                     tokens = self.calls.from_logits(logits, k, p)
                     if tokens is not None:
                         return tokens, None

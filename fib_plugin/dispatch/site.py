@@ -5,13 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+#: Makes a definition's inputs from what the engine passes; None where the engine passes them as they are.
+Make = Callable[..., tuple[Any, ...]]
+
+
+class Original:
+    """An engine's own op as probation runs it beside a solution.
+
+    Args:
+        call: takes what ``attempt`` takes as inputs, or what ``attempt_made`` hands to ``make``; returns the
+            definition's outputs (the last ones may be left out), in memory of their own.
+        prepare: copies what ``call`` overwrites; takes and returns the arguments. None: the arguments are left alone
+            (but for inputs that the definition's evaluation config names as mutated). Not timed.
+        finish: what an adapter does with a solution's result that it does not do with the engine's, on a result;
+            counts as the solution's time.
+    """
+
+    __slots__ = ("call", "finish", "prepare")
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        prepare: Make | None = None,
+        finish: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.call = call
+        self.prepare = prepare
+        self.finish = finish
+
 
 class Entry:
     """What is known of one (site, key): how often it ran and what runs it."""
 
-    __slots__ = ("axes", "calls", "heir", "reason", "run", "solution")
+    __slots__ = ("axes", "calls", "heir", "reason", "run", "solution", "trial")
 
-    def __init__(self, axes: dict[str, int], run: Callable[..., Any] | None, solution: str | None, reason: str) -> None:
+    def __init__(
+        self,
+        axes: dict[str, int],
+        run: Callable[..., Any] | None,
+        solution: str | None,
+        reason: str,
+        trial: Callable[[Make | None, tuple[Any, ...]], None] | None = None,
+    ) -> None:
         self.axes = axes
         self.calls = 0
         #: What answers in its place since its solution broke.
@@ -19,15 +54,30 @@ class Entry:
         self.run = run
         self.solution = solution
         self.reason = reason
+        #: Looks at a call that the engine's op is going to answer: a solution on probation, or one being built.
+        self.trial = trial
 
 
 class Site:
     """One definition as one adapter meets it.
 
     ``attempt`` returns the solution's result, or None when the caller must run the engine's own op.
+
+    Args:
+        original: the engine's op for probation; None: solutions run without.
     """
 
-    __slots__ = ("adapter", "broke", "definition", "entries", "learn", "observe_only", "retired")
+    __slots__ = (
+        "adapter",
+        "broke",
+        "definition",
+        "entries",
+        "learn",
+        "observe_only",
+        "original",
+        "recorded",
+        "retired",
+    )
 
     def __init__(
         self,
@@ -36,18 +86,29 @@ class Site:
         learn: Callable[[Site, Hashable, tuple[Any, ...]], Entry],
         broke: Callable[[Site, Entry, Exception], None],
         observe_only: bool = False,
+        original: Original | None = None,
     ) -> None:
         self.adapter = adapter
         self.definition = definition
         self.entries: dict[Hashable, Entry] = {}
         self.retired: list[Entry] = []
+        #: Keys whose first call was written down.
+        self.recorded: set[Hashable] = set()
         self.learn = learn
         self.broke = broke
         self.observe_only = observe_only
+        self.original = original
 
     def all_entries(self) -> list[Entry]:
         """Every entry that ever answered here, for counting."""
-        return [*self.entries.values(), *self.retired]
+        # An entry that is being replaced may be in both for a moment.
+        return list(dict.fromkeys([*self.entries.values(), *self.retired]))
+
+    def replace(self, key: Hashable, old: Entry, new: Entry) -> None:
+        """``new`` answers from now on; ``old`` keeps its counts. The caller holds the runtime's lock."""
+        old.heir = new
+        self.retired.append(old)
+        self.entries[key] = new
 
     def attempt(self, key: Hashable, inputs: tuple[Any, ...]) -> Any:
         """Runs the solution that was chosen for ``key`` on the definition's inputs, in their order."""
@@ -58,6 +119,8 @@ class Site:
         entry.calls += 1
         run = entry.run
         if run is None:
+            if entry.trial is not None:
+                entry.trial(None, inputs)
             return None
         try:
             return run(*inputs)
@@ -65,10 +128,22 @@ class Site:
             self.broke(self, entry, error)
             return None
 
-    def attempt_made(self, key: Hashable, make: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
+    def attempt_made(self, key: Hashable, make: Make, *args: Any) -> Any:
         """Like ``attempt``, for inputs that cost something to make: ``make(*args)`` runs only when they are needed."""
         entry = self.entries.get(key)
-        if entry is not None and entry.run is None:
-            entry.calls += 1
+        made = None
+        if entry is None:
+            made = make(*args)
+            entry = self.learn(self, key, made)
+        entry.calls += 1
+        run = entry.run
+        if run is None:
+            if entry.trial is not None:
+                entry.trial(make, args)
             return None
-        return self.attempt(key, make(*args))
+        inputs = make(*args) if made is None else made
+        try:
+            return run(*inputs)
+        except Exception as error:
+            self.broke(self, entry, error)
+            return None

@@ -81,7 +81,11 @@ class Demo:
 
     def switches(self, dataset: Path, *enabled: str) -> dict[str, str]:
         """The variables that turn the plugin on in an engine process."""
-        paths = {"FIB_DATASET_PATH": str(dataset), "FIB_CACHE_PATH": str(self.cache)}
+        paths = {
+            "FIB_DATASET_PATH": str(dataset),
+            "FIB_CACHE_PATH": str(self.cache),
+            "FIB_LOCK_PATH": str(WORK / "fib.lock"),
+        }
         return {**paths, **dict.fromkeys(enabled, "1")}
 
     def serving(self, title: str, switch: str) -> None:
@@ -118,6 +122,8 @@ class Demo:
         self.fib("bench", *options, *(word for kind in kinds for word in ("--solutions", kind)), quiet=True)
         heading("Who is correct and who is fast: fib board")
         self.fib("board")
+        heading("Trust what passed, or it does not run: fib trust add --all")
+        self.fib("trust", "add", "--all", quiet=True)
 
     def fib(self, *arguments: str, quiet: bool = False) -> None:
         """Runs the command line tool; a quiet one shows its last line and leaves the rest in a log."""

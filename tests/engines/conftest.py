@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from engines.forge import lock_of
+
 HERE = Path(__file__).parent
 MAKE_MODEL = HERE.parents[1] / "scripts" / "make_model.py"
 
@@ -102,6 +104,9 @@ def drive(workspace: Path, checkpoint):
             "VLLM_CACHE_ROOT": str(workspace / "vllm_cache"),
             "FIB_DATASET_PATH": str(dataset),
             "FIB_CACHE_PATH": str(cache),
+            "FIB_LOCK_PATH": str(lock_of(dataset)),
+            # Marked solutions are wrong on purpose; test_vllm_probation.py switches it on.
+            "FIB_PROBATION": "0",
             **env,
         }
         done = subprocess.run(

@@ -1,8 +1,8 @@
 """Datasets whose solutions are "proven" by the test: right, watermarked or raising, as FIB_TEST_MARK says at call time.
 
 One engine start serves many checks: the running process changes FIB_TEST_MARK between generations. ``rmsnorm`` adds a
-constant to what rmsnorm returns (the name of a definition does so for that one alone), ``raise:rmsnorm`` raises,
-anything else leaves the reference's result alone.
+constant to what rmsnorm returns (the name of a definition does so for that one alone, ``all`` for every one),
+``raise:rmsnorm`` raises, anything else leaves the reference's result alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fib_plugin import ops
 from fib_plugin.dataset import Measurement, TraceSet, append_measurements, current_environment
+from fib_plugin.dispatch.trust import add
 from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
 
 #: A watermark adds a constant to every other column of the first output (to all of them, it would leave the argmax of
@@ -27,7 +28,7 @@ def run(*inputs):
     if mark == "raise:{family}":
         raise RuntimeError("raised on purpose by {family}")
     out = _reference(*inputs)
-    if mark in ("{family}", "{definition}"):
+    if mark in ("{family}", "{definition}", "all"):
         first = out[0] if isinstance(out, tuple) else out
         if first.is_floating_point():
             first[..., ::2] += 0.5
@@ -93,4 +94,10 @@ def forge(captured: Path, into: Path, solution=marked_solution) -> Path:
             for trace in traces.workloads[name]
         ]
         append_measurements(into, definition.op_type, measurements)
+        add(lock_of(into), {made.name: made}, {})
     return into
+
+
+def lock_of(dataset: Path) -> Path:
+    """The fib.lock that an engine of these tests reads."""
+    return dataset.parent / f"{dataset.name}.lock"

@@ -107,7 +107,7 @@ def test_a_request_that_the_definition_cannot_express_falls_back_with_its_reason
 
 
 def test_a_failure_is_said_once_with_its_traceback(served) -> None:
-    assert served.log.count("marked__silu_and_mul_fp32_d256 raised and is out") == 1
+    assert served.log.count("marked__silu_and_mul_fp32_d256 is out (solution_raised") == 1
     assert "raised on purpose by silu_and_mul" in served.log
 
 

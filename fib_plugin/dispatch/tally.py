@@ -1,0 +1,66 @@
+"""Tally: what the sites of a process counted, as plain data for files, `fib status` and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fib_plugin.dataset import axes_key
+from fib_plugin.dispatch.reason import Reason
+from fib_plugin.dispatch.site import Entry, Site
+
+
+def by_adapter(sites: Iterable[Site], declined: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """Per adapter: calls, substituted, fallbacks by reason, and the same per definition.
+
+    Args:
+        declined: calls that an adapter sent to the original without asking a site, by adapter and reason.
+    """
+    lines: dict[str, dict[str, Any]] = {}
+    for adapter, reasons in list(declined.items()):
+        line = lines.setdefault(adapter, {**_blank(), "definitions": {}})
+        for reason, count in list(reasons.items()):
+            _fall_back(line, reason, count)
+    for site in list(sites):
+        line = lines.setdefault(site.adapter, {**_blank(), "definitions": {}})
+        own = line["definitions"].setdefault(site.definition.name, {**_blank(), "solution": None})
+        for entry in site.all_entries():
+            _add(line, own, entry)
+    return lines
+
+
+def by_axes(sites: Iterable[Site]) -> dict[str, dict[str, int]]:
+    """Calls per definition and axes (see dataset.axes_key)."""
+    calls: dict[str, dict[str, int]] = {}
+    for site in list(sites):
+        for entry in site.all_entries():
+            if entry.axes:
+                counts = calls.setdefault(site.definition.name, {})
+                axes = axes_key(entry.axes)
+                counts[axes] = counts.get(axes, 0) + entry.calls
+    return calls
+
+
+def _add(line: dict[str, Any], own: dict[str, Any], entry: Entry) -> None:
+    if entry.run is not None:
+        for each in (line, own):
+            each["calls"] += entry.calls
+            each["substituted"] += entry.calls
+        own["solution"] = entry.solution
+        return
+    # Calls inside a graph capture are answered by the engine's op whatever the solution is worth.
+    captured = min(getattr(entry.trial, "captured", 0), entry.calls)
+    for each in (line, own):
+        if entry.calls > captured:
+            _fall_back(each, entry.reason, entry.calls - captured)
+        if captured:
+            _fall_back(each, Reason.CAPTURING.value, captured)
+
+
+def _fall_back(line: dict[str, Any], reason: str, count: int) -> None:
+    line["calls"] += count
+    line["fallbacks"][reason] = line["fallbacks"].get(reason, 0) + count
+
+
+def _blank() -> dict[str, Any]:
+    return {"calls": 0, "substituted": 0, "fallbacks": {}}
