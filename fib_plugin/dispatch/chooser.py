@@ -15,7 +15,7 @@ from fib_plugin.dispatch.guard import Guard
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Entry, Make, Site
 from fib_plugin.dispatch.trust import Trust
-from fib_plugin.schema import Definition, Solution
+from fib_plugin.schema import Definition, SchemaError, Solution
 
 logger = logging.getLogger("fib_plugin")
 
@@ -67,13 +67,21 @@ class Chooser:
             return entry
         if isinstance(built, Reason):
             return _original(axes, built)
-        return self._guard.admit(site, key, axes, built, ops.evaluation_config(definition, self._root))
+        try:
+            config = ops.evaluation_config(definition, self._root)
+        except SchemaError as error:
+            # To judge by other values than the operator asked for would be worse than not to substitute.
+            self._tell(winner.name, f"is not used: {error}")
+            return _original(axes, Reason.BAD_EVALUATION_CONFIG)
+        return self._guard.admit(site, key, axes, built, config)
 
     def _runnable(self, winner: Winner, definition: Definition) -> Runnable | Reason:
-        if self._guard.refusal(winner.name, winner.hash):
-            return Reason.QUARANTINED
         with self._lock:
             known = self._built.get(winner.name)
+            if isinstance(known, Reason):
+                return known
+            if self._guard.refusal(winner.name, winner.hash):
+                return Reason.QUARANTINED
             if known is None:
                 known = self._built[winner.name] = self._prepare(winner, definition)
             return known

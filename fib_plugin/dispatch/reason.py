@@ -27,6 +27,7 @@ class Reason(str, Enum):
     SOLUTION_RAISED = "solution_raised"
     QUARANTINED = "quarantined"
     CAPTURING = "capturing"
+    BAD_EVALUATION_CONFIG = "bad_evaluation_config"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -51,5 +52,6 @@ REMEDIES: dict[str, str] = {
     Reason.SOLUTION_RAISED.value: "the solution failed in the engine and is out until `fib trust add` clears it",
     Reason.QUARANTINED.value: "the solution failed on this host earlier and is out until `fib trust add` clears it",
     Reason.CAPTURING.value: "a CUDA graph was captured before an eager call of this size; nothing to do",
+    Reason.BAD_EVALUATION_CONFIG.value: "mend the dataset's fib/evaluation file: `fib dataset validate` names it",
     Reason.INTERNAL_ERROR.value: "a defect of fib-plugin: please report the traceback in the log",
 }

@@ -51,5 +51,5 @@ def test_raising_experts_are_answered_by_the_engine(served) -> None:
 def test_ops_without_a_proven_solution_are_not_patched(served) -> None:
     status = served.results["before raising"]
     assert set(status["ops"]) == {"vllm.moe"}
-    assert {target["adapter"] for target in status["targets"]} == {"vllm.moe", "vllm.compile_cache"}
+    assert {target["adapter"] for target in status["targets"]} == {"vllm.moe", "vllm.compile_cache", "vllm.metrics"}
     assert any("vllm.norm: not installed" in note for note in status["notes"])
