@@ -19,6 +19,7 @@ from fib_plugin.capture.writer import Writer
 from fib_plugin.dataset import current_environment
 from fib_plugin.dispatch.catalog import Catalog
 from fib_plugin.dispatch.chooser import Chooser
+from fib_plugin.dispatch.graphs import Graphs
 from fib_plugin.dispatch.guard import Guard
 from fib_plugin.dispatch.quarantine import Quarantine
 from fib_plugin.dispatch.reason import Reason
@@ -95,6 +96,7 @@ class Runtime:
         rank = int(given) if given.isdecimal() else 0
         self.writer = Writer(root, rank=rank, status_dir=cache / "status", snapshot=self._beat)
         self.recorder = Recorder(self.writer, self.displaced) if tracing else None
+        self.graphs = Graphs(self.sites, self._lock, self._record if tracing else None)
         self._rank = rank
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
@@ -102,6 +104,7 @@ class Runtime:
     def _forked(self) -> None:
         """A forked worker counts its own calls, not its parent's again."""
         self._lock = threading.RLock()
+        self.graphs.forked(self._lock)
         self.guard.forked()
         self._chooser.forked()
         self.declined.clear()
@@ -172,6 +175,11 @@ class Runtime:
         with self._lock:
             if key in site.entries:
                 return site.entries[key]
+            if self.graphs.capturing():
+                return self.graphs.note(site, key, inputs, _axes(site, inputs))
+            hidden = self.graphs.known(site, key)
+            if hidden is not None:
+                return hidden
             if capturing(inputs):
                 # Nothing is built or copied while a graph is captured; a later eager call of this size is looked at.
                 self.decline(site.adapter, Reason.CAPTURING)
@@ -187,7 +195,7 @@ class Runtime:
             return entry
 
     def _learn(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
-        axes = site.definition.axis_values([getattr(value, "shape", None) for value in inputs])
+        axes = _axes(site, inputs)
         if self.recorder is not None and key not in site.recorded:
             site.recorded.add(key)
             self._record(site, axes, inputs)
@@ -239,8 +247,9 @@ class Runtime:
 
     def snapshot(self) -> dict[str, Any]:
         """Counts for the writer: calls per definition and axes, and the status of this process."""
-        calls = by_axes(self.sites) if self.recorder is not None else {}
-        return {"calls": calls, "status": self._status(by_adapter(self.sites, self.declined))}
+        replays = self.graphs.replays()
+        calls = by_axes(self.sites, replays) if self.recorder is not None else {}
+        return {"calls": calls, "status": self._status(by_adapter(self.sites, self.declined, replays))}
 
     def _beat(self) -> dict[str, Any]:
         """Once a second, on the writer's thread: what must not happen on the engine's."""
@@ -275,6 +284,11 @@ class Runtime:
         """Flushes the writer; the sites stay valid and run the originals' choices they had."""
         with contextlib.suppress(Exception):
             self.writer.close()
+
+
+def _axes(site: Site, inputs: tuple[Any, ...]) -> dict[str, int]:
+    axes: dict[str, int] = site.definition.axis_values([getattr(value, "shape", None) for value in inputs])
+    return axes
 
 
 def _digest(definition: Definition) -> str:

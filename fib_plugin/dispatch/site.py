@@ -72,11 +72,13 @@ class Site:
         "broke",
         "definition",
         "entries",
+        "hidden",
         "learn",
         "observe_only",
         "original",
         "recorded",
         "retired",
+        "unseen",
     )
 
     def __init__(
@@ -92,6 +94,10 @@ class Site:
         self.definition = definition
         self.entries: dict[Hashable, Entry] = {}
         self.retired: list[Entry] = []
+        #: The entries, while a CUDA graph is captured: then every call is to go through ``learn``.
+        self.hidden: dict[Hashable, Entry] | None = None
+        #: Sizes that only graphs have met.
+        self.unseen: dict[Hashable, Entry] = {}
         #: Keys whose first call was written down.
         self.recorded: set[Hashable] = set()
         self.learn = learn
@@ -102,13 +108,26 @@ class Site:
     def all_entries(self) -> list[Entry]:
         """Every entry that ever answered here, for counting."""
         # An entry that is being replaced may be in both for a moment.
-        return list(dict.fromkeys([*self.entries.values(), *self.retired]))
+        hidden = self.hidden
+        own = [*self.entries.values(), *(hidden.values() if hidden is not None else ())]
+        return list(dict.fromkeys([*own, *self.unseen.values(), *self.retired]))
+
+    def hide(self) -> None:
+        """Sends every call to ``learn`` until ``show``. The caller holds the runtime's lock, as for ``show``."""
+        if self.hidden is None:
+            self.hidden, self.entries = self.entries, {}
+
+    def show(self) -> None:
+        """Undoes ``hide``; what was learnt meanwhile is kept."""
+        if self.hidden is not None:
+            self.hidden.update(self.entries)
+            self.hidden, self.entries = None, self.hidden
 
     def replace(self, key: Hashable, old: Entry, new: Entry) -> None:
         """``new`` answers from now on; ``old`` keeps its counts. The caller holds the runtime's lock."""
         old.heir = new
         self.retired.append(old)
-        self.entries[key] = new
+        (self.entries if self.hidden is None else self.hidden)[key] = new
 
     def attempt(self, key: Hashable, inputs: tuple[Any, ...]) -> Any:
         """Runs the solution that was chosen for ``key`` on the definition's inputs, in their order."""

@@ -10,11 +10,14 @@ from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Entry, Site
 
 
-def by_adapter(sites: Iterable[Site], declined: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+def by_adapter(
+    sites: Iterable[Site], declined: Mapping[str, Mapping[str, int]], replays: Mapping[Entry, int]
+) -> dict[str, dict[str, Any]]:
     """Per adapter: calls, substituted, fallbacks by reason, and the same per definition.
 
     Args:
         declined: calls that an adapter sent to the original without asking a site, by adapter and reason.
+        replays: calls that replays of CUDA graphs ran (see Graphs).
     """
     lines: dict[str, dict[str, Any]] = {}
     for adapter, reasons in list(declined.items()):
@@ -25,11 +28,11 @@ def by_adapter(sites: Iterable[Site], declined: Mapping[str, Mapping[str, int]])
         line = lines.setdefault(site.adapter, {**_blank(), "definitions": {}})
         own = line["definitions"].setdefault(site.definition.name, {**_blank(), "solution": None})
         for entry in site.all_entries():
-            _add(line, own, entry)
+            _add(line, own, entry, replays.get(entry, 0))
     return lines
 
 
-def by_axes(sites: Iterable[Site]) -> dict[str, dict[str, int]]:
+def by_axes(sites: Iterable[Site], replays: Mapping[Entry, int]) -> dict[str, dict[str, int]]:
     """Calls per definition and axes (see dataset.axes_key)."""
     calls: dict[str, dict[str, int]] = {}
     for site in list(sites):
@@ -37,24 +40,28 @@ def by_axes(sites: Iterable[Site]) -> dict[str, dict[str, int]]:
             if entry.axes:
                 counts = calls.setdefault(site.definition.name, {})
                 axes = axes_key(entry.axes)
-                counts[axes] = counts.get(axes, 0) + entry.calls
+                counts[axes] = counts.get(axes, 0) + entry.calls + replays.get(entry, 0)
     return calls
 
 
-def _add(line: dict[str, Any], own: dict[str, Any], entry: Entry) -> None:
+def _add(line: dict[str, Any], own: dict[str, Any], entry: Entry, replayed: int) -> None:
     if entry.run is not None:
         for each in (line, own):
-            each["calls"] += entry.calls
-            each["substituted"] += entry.calls
+            each["calls"] += entry.calls + replayed
+            each["substituted"] += entry.calls + replayed
         own["solution"] = entry.solution
         return
-    # Calls inside a graph capture are answered by the engine's op whatever the solution is worth.
+    # Of what ran before an entry was replaced, a graph holds the engine's op whatever the solution is worth.
     captured = min(getattr(entry.trial, "captured", 0), entry.calls)
+    late = Reason.CAPTURING.value if entry.trial is not None else entry.reason
     for each in (line, own):
-        if entry.calls > captured:
-            _fall_back(each, entry.reason, entry.calls - captured)
-        if captured:
-            _fall_back(each, Reason.CAPTURING.value, captured)
+        for reason, count in (
+            (entry.reason, entry.calls - captured),
+            (Reason.CAPTURING.value, captured),
+            (late, replayed),
+        ):
+            if count:
+                _fall_back(each, reason, count)
 
 
 def _fall_back(line: dict[str, Any], reason: str, count: int) -> None:
