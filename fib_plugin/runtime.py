@@ -67,6 +67,7 @@ class Runtime:
         self._lock = threading.RLock()
         self._sites: dict[tuple[str, bool, str], Site] = {}
         self._substitutes: dict[Hashable, Definition] = {}
+        self._displaced: dict[tuple[str, str], Solution | None] = {}
         root, cache = settings.dataset_path, settings.cache_path
         self.catalog = Catalog.open(
             root,
@@ -216,6 +217,12 @@ class Runtime:
 
     def displaced(self, adapter: str, definition: Definition) -> Solution | None:
         """The engine's own op for ``definition`` as a Solution by author ``engine``, if the adapter has its text."""
+        key = (adapter, definition.name)
+        if key not in self._displaced:
+            self._displaced[key] = self._displace(adapter, definition)
+        return self._displaced[key]
+
+    def _displace(self, adapter: str, definition: Definition) -> Solution | None:
         owner = self.adapters.get(adapter)
         source = owner.displaced(definition) if owner is not None else None
         if owner is None or source is None:

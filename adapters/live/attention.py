@@ -6,7 +6,6 @@ Engines with pages of any size but 64 are expressed with page_size 1: the index 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +16,33 @@ from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
 
-@dataclass(slots=True)
 class Step:
-    """One scheduler step's page lists, made once and shared by all layers.
+    """One scheduler step, shared by all layers. Its page lists are made when a call first needs them.
 
-    ``qo_indptr`` is None when every request has one new token (decode).
+    Args:
+        qo_indptr: None when every request has one new token (decode).
+        length_class: of the mean KV length (see OpSpec.point).
+        make: makes (kv_indptr, kv_indices).
     """
 
-    qo_indptr: torch.Tensor | None
-    kv_indptr: torch.Tensor
-    kv_indices: torch.Tensor
-    length_class: int
+    __slots__ = ("_lists", "_make", "length_class", "qo_indptr")
+
+    def __init__(
+        self,
+        qo_indptr: torch.Tensor | None,
+        length_class: int,
+        make: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        self.qo_indptr = qo_indptr
+        self.length_class = length_class
+        self._make = make
+        self._lists: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def lists(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(kv_indptr, kv_indices), both int32."""
+        if self._lists is None:
+            self._lists = self._make()
+        return self._lists
 
 
 def slots_of(block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,12 +92,22 @@ class LiveAttention:
 
     @staticmethod
     def inputs(
-        step: Step, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, sm_scale: float
+        step: Step,
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        sm_scale: float,
+        kv_indices: torch.Tensor | None = None,
     ) -> tuple[object, ...]:
-        """The definition's inputs in order; k_cache and v_cache [slots, 1, num_kv_heads, head_dim]."""
+        """The definition's inputs in order; k_cache and v_cache [slots, 1, num_kv_heads, head_dim].
+
+        ``kv_indices`` stands for the step's own where the caches hold only the slots of the step.
+        """
+        kv_indptr, own = step.lists()
+        indices = own if kv_indices is None else kv_indices
         if step.qo_indptr is None:
-            return (q, k_cache, v_cache, step.kv_indptr, step.kv_indices, sm_scale)
-        return (q, k_cache, v_cache, step.qo_indptr, step.kv_indptr, step.kv_indices, sm_scale)
+            return (q, k_cache, v_cache, kv_indptr, indices, sm_scale)
+        return (q, k_cache, v_cache, step.qo_indptr, kv_indptr, indices, sm_scale)
 
 
 def _copied_back(result: Any) -> None:

@@ -42,9 +42,7 @@ class LiveRope:
         """Rotated (q, k) in the shapes they came in, or None when the engine's op must answer."""
         known = self._sites.get((cache.data_ptr(), head_size, is_neox, q.dtype))
         site, wide = known or self._resolve(cache, head_size, is_neox, q.dtype)
-        tokens = positions.numel()
-        heads_q, heads_k = q.view(tokens, -1, head_size), k.view(tokens, -1, head_size)
-        result = site.attempt(tokens, (heads_q, heads_k, wide, positions.reshape(-1)))
+        result = site.attempt_made(positions.numel(), _inputs, q, k, wide, positions, head_size)
         return None if result is None else (result[0].reshape(q.shape), result[1].reshape(k.shape))
 
     def _resolve(
@@ -54,9 +52,7 @@ class LiveRope:
             head_dim=head_size, rotary_dim=cache.shape[-1], is_neox=is_neox, dtype=NAMES[dtype]
         )
         original = (
-            None
-            if self._engine is None
-            else Original(functools.partial(self._rotate, head_size, is_neox), _copied, _copied_back)
+            None if self._engine is None else Original(functools.partial(self._rotate, is_neox), _copied, _copied_back)
         )
         wide = cache.detach().to(torch.float32)
         self._narrow[wide.data_ptr()] = cache.detach()
@@ -67,21 +63,28 @@ class LiveRope:
 
     def _rotate(
         self,
-        head_size: int,
         is_neox: bool,
         q: torch.Tensor,
         k: torch.Tensor,
         wide: torch.Tensor,
         positions: torch.Tensor,
+        head_size: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The engine's op on the definition's inputs."""
+        """The engine's op, in the form of the definition's outputs."""
         assert self._engine is not None
-        tokens, cache = positions.numel(), self._narrow[wide.data_ptr()]
-        self._engine(positions, q.view(tokens, -1), k.view(tokens, -1), cache, head_size, is_neox)
-        return q, k
+        self._engine(positions, q, k, self._narrow[wide.data_ptr()], head_size, is_neox)
+        tokens = positions.numel()
+        return q.view(tokens, -1, head_size), k.view(tokens, -1, head_size)
 
 
-def _copied(q: torch.Tensor, k: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _inputs(
+    q: torch.Tensor, k: torch.Tensor, wide: torch.Tensor, positions: torch.Tensor, head_size: int
+) -> tuple[torch.Tensor, ...]:
+    tokens = positions.numel()
+    return q.view(tokens, -1, head_size), k.view(tokens, -1, head_size), wide, positions.reshape(-1)
+
+
+def _copied(q: torch.Tensor, k: torch.Tensor, *others: Any) -> tuple[Any, ...]:
     return (q.contiguous().clone(), k.contiguous().clone(), *others)
 
 

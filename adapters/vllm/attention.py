@@ -128,9 +128,8 @@ class CpuAttention(Adapter):
     def _inputs(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
         """The definition's inputs: the engine's blocks unpacked, since solutions read token-major keys and values."""
         head_size = call.impl.head_size
-        keys, values, indices = self.cache.unpack(call.layer, call.kv_cache, step.kv_indices, head_size, q.dtype)
-        local = Step(step.qo_indptr, step.kv_indptr, indices, step.length_class)
-        return self.calls.inputs(local, q, keys, values, call.impl.scale)
+        keys, values, indices = self.cache.unpack(call.layer, call.kv_cache, step.lists()[1], head_size, q.dtype)
+        return self.calls.inputs(step, q, keys, values, call.impl.scale, indices)
 
     def _engine(self, call: _Call, step: Step, q: torch.Tensor) -> torch.Tensor:
         assert self._forward is not None
@@ -157,12 +156,10 @@ def _unsupported(impl: Any, metadata: Any) -> bool:
 
 
 def _step(metadata: Any, block_size: int) -> Step:
-    kv_indptr, kv_indices = slots_of(metadata.block_table, metadata.seq_lens, block_size)
     requests = metadata.seq_lens.shape[0]
     decode = metadata.num_actual_tokens == requests and metadata.max_query_len == 1
     return Step(
         qo_indptr=None if decode else metadata.query_start_loc[: requests + 1].to(torch.int32),
-        kv_indptr=kv_indptr,
-        kv_indices=kv_indices,
-        length_class=length_class(kv_indices.shape[0] // max(1, requests)),
+        length_class=length_class(int(metadata.seq_lens.sum()) // max(1, requests)),
+        make=lambda: slots_of(metadata.block_table, metadata.seq_lens, block_size),
     )

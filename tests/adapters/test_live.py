@@ -366,7 +366,7 @@ def test_attention_asks_one_site_per_kind_and_passes_the_definitions_inputs(prov
     live = LiveAttention(proven_runtime(definition), "toy.attention")
     table, lengths = torch.tensor([[1], [0]], dtype=torch.int32), torch.tensor([3, 4], dtype=torch.int32)
     indptr, indices = slots_of(table, lengths, 4)
-    step = Step(None if decode else torch.tensor([0, 1, 2], dtype=torch.int32), indptr, indices, 2)
+    step = Step(None if decode else torch.tensor([0, 1, 2], dtype=torch.int32), 2, lambda: (indptr, indices))
     q, pool = normal(2, 4, 8), normal(8, 1, 2, 8)
     site = live.site(step, q, 2)
     inputs = live.inputs(step, q, pool, pool, 0.3)
