@@ -11,7 +11,7 @@ from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
-from fib_plugin.dispatch.opaque import opaque
+from fib_plugin.dispatch.opaque import observer, opaque
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
@@ -32,12 +32,13 @@ class Activation(Adapter):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.calls = LiveActivation(runtime, self.name, _engine)
-        wins = runtime.candidates("silu_and_mul")
-        self.widths = None if runtime.tracing else frozenset(2 * c["d"] for c in wins)
+        #: Widths with a proven solution: only these leave a compiled graph.
+        self.widths = frozenset(2 * c["d"] for c in runtime.candidates("silu_and_mul"))
         self.op = opaque("silu_and_mul(Tensor x) -> Tensor", self._body, _fake)
+        self.seen = observer("silu_and_mul_seen(Tensor(a!) x) -> ()", self._look) if runtime.tracing else None
 
     def graph_facts(self) -> str:
-        return f"{self.op.schema} {'all' if self.widths is None else sorted(self.widths)}"
+        return f"{self.op.schema} {sorted(self.widths)} {self.seen and self.seen.schema}"
 
     def displaced(self, definition: Definition) -> str:
         return displaced_source("silu_and_mul", definition)
@@ -57,11 +58,20 @@ class Activation(Adapter):
         return forward_cuda
 
     def _substitute(self, x: torch.Tensor) -> torch.Tensor | None:
-        if not self.live or x.dtype not in NAMES or (self.widths is not None and x.shape[-1] not in self.widths):
+        if not self.live or x.dtype not in NAMES:
             return None
+        wins = x.shape[-1] in self.widths
         if torch.compiler.is_compiling():
-            return self.op.call(x)  # type: ignore[no-any-return]
-        return self.calls.silu_and_mul(x)
+            if wins:
+                return self.op.call(x)  # type: ignore[no-any-return]
+            if self.seen is not None:
+                self.seen.call(x)
+            return None
+        return self.calls.silu_and_mul(x) if wins or self.runtime.tracing else None
+
+    def _look(self, x: torch.Tensor) -> None:
+        if self.live:
+            self.calls.silu_and_mul(x)
 
     def _body(self, x: torch.Tensor) -> torch.Tensor:
         out = self.calls.silu_and_mul(x) if self.live else None

@@ -11,7 +11,7 @@ from fib_plugin.adapters.live.norm import LiveNorm
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
-from fib_plugin.dispatch.opaque import opaque
+from fib_plugin.dispatch.opaque import observer, opaque
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
@@ -36,9 +36,9 @@ class Norm(Adapter):
                 "fused_add_rmsnorm": lambda *args: _engine_ops().fused_add_rms_norm(*args),
             },
         )
+        #: Widths with a proven solution: only these leave a compiled graph.
         self.widths = {
-            family: None if runtime.tracing else frozenset(c["hidden_size"] for c in runtime.candidates(family))
-            for family in self.families
+            family: frozenset(c["hidden_size"] for c in runtime.candidates(family)) for family in self.families
         }
         self._plain_widths, self._fused_widths = self.widths["rmsnorm"], self.widths["fused_add_rmsnorm"]
         self.plain = opaque("rmsnorm(Tensor x, Tensor weight, float eps) -> Tensor", self._rmsnorm, _fake_rmsnorm)
@@ -47,10 +47,18 @@ class Norm(Adapter):
             self._fused_add_rmsnorm,
             _fake_fused,
         )
+        self.plain_seen = self.fused_seen = None
+        if runtime.tracing:
+            self.plain_seen = observer("rmsnorm_seen(Tensor(a!) x, Tensor weight, float eps) -> ()", self._look_plain)
+            self.fused_seen = observer(
+                "fused_add_rmsnorm_seen(Tensor(a!) x, Tensor residual, Tensor weight, float eps) -> ()",
+                self._look_fused,
+            )
 
     def graph_facts(self) -> str:
-        widths = {family: "all" if w is None else sorted(w) for family, w in self.widths.items()}
-        return f"{self.plain.schema} {self.fused.schema} {widths}"
+        widths = {family: sorted(w) for family, w in self.widths.items()}
+        seen = [op and op.schema for op in (self.plain_seen, self.fused_seen)]
+        return f"{self.plain.schema} {self.fused.schema} {widths} {seen}"
 
     def displaced(self, definition: Definition) -> str:
         fused = "residual" in definition.inputs
@@ -58,8 +66,8 @@ class Norm(Adapter):
 
     def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward_native(norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
-            widths = self._plain_widths if residual is None else self._fused_widths
-            if not self.live or (widths is not None and x.shape[-1] not in widths):
+            wins = x.shape[-1] in (self._plain_widths if residual is None else self._fused_widths)
+            if not self.live or not (wins or self.runtime.tracing):
                 return original(norm, x, residual)
             if (
                 norm.variance_size_override is not None
@@ -72,9 +80,15 @@ class Norm(Adapter):
                 return original(norm, x, residual)
             weight, eps = norm.weight.data, norm.variance_epsilon
             if torch.compiler.is_compiling():
-                return (
-                    self.plain.call(x, weight, eps) if residual is None else self.fused.call(x, residual, weight, eps)
-                )
+                if wins and residual is None:
+                    return self.plain.call(x, weight, eps)
+                if wins:
+                    return self.fused.call(x, residual, weight, eps)
+                if residual is None and self.plain_seen is not None:
+                    self.plain_seen.call(x, weight, eps)
+                elif residual is not None and self.fused_seen is not None:
+                    self.fused_seen.call(x, residual, weight, eps)
+                return original(norm, x, residual)
             if residual is None:
                 out: Any = self.calls.rmsnorm(x, weight, eps)
             else:
@@ -82,6 +96,14 @@ class Norm(Adapter):
             return original(norm, x, residual) if out is None else out
 
         return forward_native
+
+    def _look_plain(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+        if self.live:
+            self.calls.rmsnorm(x, weight, eps)
+
+    def _look_fused(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+        if self.live:
+            self.calls.fused_add_rmsnorm(x, residual, weight, eps)
 
     def _rmsnorm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = self.calls.rmsnorm(x, weight, eps) if self.live else None

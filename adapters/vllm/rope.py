@@ -11,7 +11,7 @@ from fib_plugin.adapters.live.rope import LiveRope
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
-from fib_plugin.dispatch.opaque import opaque
+from fib_plugin.dispatch.opaque import observer, opaque
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
@@ -34,16 +34,18 @@ class Rope(Adapter):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.calls = LiveRope(runtime, self.name, _rotary_embedding)
-        self.heads = None if runtime.tracing else frozenset(c["head_dim"] for c in runtime.candidates("rope"))
-        self.op = opaque(
-            "rope(Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox)"
-            " -> (Tensor, Tensor)",
-            self._body,
-            _fake,
-        )
+        #: Head sizes with a proven solution: only these leave a compiled graph.
+        self.heads = frozenset(c["head_dim"] for c in runtime.candidates("rope"))
+        arguments = "Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox"
+        self.op = opaque(f"rope({arguments}) -> (Tensor, Tensor)", self._body, _fake)
+        self.seen = None
+        if runtime.tracing:
+            self.seen = observer(
+                f"rope_seen({arguments.replace('Tensor query', 'Tensor(a!) query')}) -> ()", self._look
+            )
 
     def graph_facts(self) -> str:
-        return f"{self.op.schema} {'all' if self.heads is None else sorted(self.heads)}"
+        return f"{self.op.schema} {sorted(self.heads)} {self.seen and self.seen.schema}"
 
     def displaced(self, definition: Definition) -> str:
         return displaced_source("rope", definition)
@@ -52,25 +54,14 @@ class Rope(Adapter):
         def forward_native(
             rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
         ) -> Any:
-            if not self._takes(rope, positions, query, key):
-                return original(rope, positions, query, key)
-            cache = rope._match_cos_sin_cache_dtype(query)
-            if torch.compiler.is_compiling():
-                return self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
-            out = self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)  # type: ignore[arg-type]
+            out = self._substitute(rope, positions, query, key)
             return original(rope, positions, query, key) if out is None else out
 
         return forward_native
 
     def in_place(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None) -> Any:
-            if not self._takes(rope, positions, query, key):
-                return original(rope, positions, query, key)
-            cache = rope._match_cos_sin_cache_dtype(query)
-            if torch.compiler.is_compiling():
-                out = self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
-            else:
-                out = self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)  # type: ignore[arg-type]
+            out = self._substitute(rope, positions, query, key)
             if out is None:
                 return original(rope, positions, query, key)
             # Callers of the in-place op may read the tensors they passed.
@@ -80,14 +71,35 @@ class Rope(Adapter):
 
         return forward
 
-    def _takes(self, rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None) -> bool:
-        if not self.live or (self.heads is not None and rope.head_size not in self.heads):
-            return False
+    def _substitute(self, rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None) -> Any:
+        """(query, key) rotated by a solution, or None."""
+        wins = rope.head_size in self.heads
+        if not self.live or not (wins or self.runtime.tracing):
+            return None
         if key is None or positions.dim() != 1 or query.dtype not in NAMES or getattr(rope, "use_flashinfer", False):
             if not torch.compiler.is_compiling():
                 self.decline()
-            return False
-        return True
+            return None
+        cache = rope._match_cos_sin_cache_dtype(query)
+        if not torch.compiler.is_compiling():
+            return self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)
+        if wins:
+            return self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
+        if self.seen is not None:
+            self.seen.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
+        return None
+
+    def _look(
+        self,
+        positions: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        cache: torch.Tensor,
+        head_size: int,
+        is_neox: bool,
+    ) -> None:
+        if self.live:
+            self.calls.attempt(positions, query, key, cache, head_size, is_neox)
 
     def _body(
         self,

@@ -60,3 +60,22 @@ def opaque(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) -> O
     op.call = getattr(getattr(torch.ops, _NAMESPACE), name).default
     _ops[name] = op
     return op
+
+
+def observer(schema: str, body: Callable[..., Any]) -> Opaque:
+    """An op without a result, for calls that a graph keeps as they are: what is around it is compiled as without it.
+
+    Args:
+        schema: ``name(Tensor(a!) x) -> ()``. One tensor that a kernel of its own has just made (the result of a matrix
+            product) is declared as written to, although it is not: a compiler drops an op that nothing needs, and
+            graphs that hold ops with effects cannot be kept in a cache.
+        body: gets real tensors; what it returns is ignored.
+
+    Raises:
+        OpaqueError: the name is defined with another schema.
+    """
+
+    def look(*args: Any) -> None:
+        body(*args)
+
+    return opaque(schema, look, lambda *args: None)

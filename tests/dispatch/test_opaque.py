@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fib_plugin.dispatch.opaque import Opaque, OpaqueError, opaque
+from fib_plugin.dispatch.opaque import Opaque, OpaqueError, observer, opaque
 
 _numbers = itertools.count()
 
@@ -107,3 +107,22 @@ def test_the_op_breaks_no_graph() -> None:
         return x
 
     assert torch._dynamo.explain(model)(torch.zeros(2)).graph_break_count == 0
+
+
+def test_an_observer_sees_every_run_of_a_compiled_graph_and_changes_nothing_in_it() -> None:
+    seen: list[tuple[int, ...]] = []
+    op = observer("test_seen(Tensor(a!) x) -> ()", lambda x: seen.append(tuple(x.shape)))
+
+    weight = torch.randn(4, 4)
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        y = x @ weight
+        op.call(y)
+        return torch.nn.functional.silu(y) + 1
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        for rows in (2, 3, 3):
+            x = torch.randn(rows, 4)
+            torch.testing.assert_close(compiled(x), torch.nn.functional.silu(x @ weight) + 1)
+    assert seen == [(2, 4), (3, 4), (3, 4)]

@@ -132,3 +132,39 @@ def test_targets_of_the_installed_vllm_are_all_patched(captured_llama) -> None:
             assert target["state"] == "waiting"
         else:
             assert target["state"] == "patched", target
+
+
+@pytest.fixture(scope="module")
+def compiled(drive):
+    """The same with torch.compile: norms, activations and rotary embeddings stay in the graph and are only seen."""
+    return drive(
+        "captured_compiled", "llama", [*sampling_steps(), {"status": "status"}], eager=False, FIB_ENABLE_TRACING="1"
+    )
+
+
+@pytest.fixture(scope="module")
+def stock_compiled(drive):
+    return drive("stock_captured_compiled", "llama", sampling_steps(), eager=False)
+
+
+def test_a_compiled_model_is_harvested_as_completely_as_an_eager_one(compiled) -> None:
+    assert set(TraceSet.from_path(compiled.dataset).definitions) == LLAMA_DEFINITIONS
+
+
+def test_a_compiled_model_counts_the_calls_of_an_eager_one(compiled, captured_llama) -> None:
+    """But for the warm-up, whose sizes are the engine's own choice."""
+
+    def decode(outcome) -> dict[str, int]:
+        counts = load_counts(outcome.dataset)
+        return {
+            name: sum(n for axes, n in by_axes.items() if json.loads(axes).get(axis) == 3)
+            for name, by_axes in counts.items()
+            for axis in ("M", "batch_size", "num_tokens")
+            if any(axis in json.loads(axes) for axes in by_axes)
+        }
+
+    assert decode(compiled) == decode(captured_llama)
+
+
+def test_tracing_leaves_the_tokens_of_a_compiled_model_unchanged(compiled, stock_compiled) -> None:
+    assert compiled.results["greedy"] == stock_compiled.results["greedy"]
