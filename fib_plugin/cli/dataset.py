@@ -1,4 +1,4 @@
-"""`fib dataset`: make, check, count and merge datasets. Tables or `--json`; the exit code is 1 on problems."""
+"""`fib dataset`: make, check, count, merge and curate datasets. Tables or `--json`; the exit code is 1 on problems."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fib_plugin import settings
+from fib_plugin.cli.curate import curate, key_axes
 from fib_plugin.dataset import MergeReport, layout
 from fib_plugin.dataset import merge as merge_datasets
 from fib_plugin.dataset import stats as dataset_stats
@@ -21,7 +22,7 @@ from fib_plugin.dataset import validate as validate_dataset
 from fib_plugin.dataset.lines import LinesError
 from fib_plugin.schema import SchemaError
 
-app = typer.Typer(help="Make, check, count and merge FlashInfer Trace datasets.", no_args_is_help=True)
+app = typer.Typer(help="Make, check, count, merge and curate FlashInfer Trace datasets.", no_args_is_help=True)
 
 _Root = Annotated[Path | None, typer.Argument(help="Folder of the dataset.", show_default="FIB_DATASET_PATH")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -60,11 +61,15 @@ def validate(path: _Root = None, as_json: _Json = False) -> None:
 
 @app.command()
 def stats(path: _Root = None, as_json: _Json = False) -> None:
-    """Show what the dataset holds: per definition its workloads, calls, solutions and traces."""
+    """Show what the dataset holds: per definition its workloads, calls, solutions and traces.
+
+    Shapes are different axes. Share is the definition's part of all calls; time share its part of the time of all
+    measured definitions, a call taking as long as the engine's op at the nearest measured size ("-": not measured).
+    """
     root = _root(path)
     if not root.is_dir():
         _fail(SchemaError("no such folder", file=root, remedy="create it with `fib dataset init`"), as_json)
-    rows, problems = dataset_stats(root)
+    rows, problems = dataset_stats(root, key_axes)
     if as_json:
         _print_json(
             {
@@ -78,11 +83,12 @@ def stats(path: _Root = None, as_json: _Json = False) -> None:
         table = Table(title=escape(str(root)))
         for column in ("definition", "op type"):
             table.add_column(column, overflow="fold")
-        for column in ("workloads", "calls", "share", "solutions", "traces"):
+        for column in ("workloads", "calls", "shapes", "share", "time share", "solutions", "traces"):
             table.add_column(column, justify="right")
         for row in rows:
-            counts = (str(row.workloads), str(row.calls), f"{row.share:.1%}", str(row.solutions), str(row.traces))
-            table.add_row(escape(row.definition), escape(row.op_type), *counts)
+            time = "-" if row.time_share is None else f"{row.time_share:.1%}"
+            numbers = (row.workloads, row.calls, row.shapes, f"{row.share:.1%}", time, row.solutions, row.traces)
+            table.add_row(escape(row.definition), escape(row.op_type), *map(str, numbers))
         console.print(table)
         _print_problems(console, problems)
     raise typer.Exit(1 if problems else 0)
@@ -99,7 +105,14 @@ def merge(
     every: Annotated[bool, typer.Option("--all", help="Take shards of processes that are still running, too.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Bring datasets together, each record once, and fold the shards that serving processes wrote."""
+    """Bring datasets together, each record once, and fold the shards that serving processes wrote.
+
+    Records of all kinds come along: definitions, solutions, workloads with their
+    blobs, evaluations, measurements, evaluation sidecars, call counts (those of a
+    process count once, however often they are merged). What contradicts a stored
+    record stays behind, is reported and kept in fib/rejected; so does the torn last
+    line of a killed process, with a note. Running again changes nothing.
+    """
     try:
         report = merge_datasets(_root(into), sources or (), every)
     except (SchemaError, LinesError, OSError) as error:
@@ -109,6 +122,9 @@ def merge(
     else:
         _print_report(Console(), report)
     raise typer.Exit(1 if report.problems else 0)
+
+
+app.command()(curate)
 
 
 def _print_report(console: Console, report: MergeReport) -> None:

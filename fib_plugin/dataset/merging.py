@@ -11,18 +11,18 @@ import msgspec
 from fib_plugin.dataset import layout, reading
 from fib_plugin.dataset.blobs import blobs_of, file_hash
 from fib_plugin.dataset.counts import take_larger
-from fib_plugin.dataset.files import copy_file
+from fib_plugin.dataset.evaluation import evaluation_override
+from fib_plugin.dataset.files import copy_file, write_file
 from fib_plugin.dataset.fold import fold
 from fib_plugin.dataset.identity import Identity, blob_path, canonical
-from fib_plugin.dataset.lines import append_lines, lock_for, read_lines
+from fib_plugin.dataset.lines import append_lines, read_lines
 from fib_plugin.dataset.measurements import read_measurement
+from fib_plugin.dataset.merge_lock import merge_lock
 from fib_plugin.dataset.merge_report import MergeReport
 from fib_plugin.dataset.owner import is_written
+from fib_plugin.dataset.torn import repair
 from fib_plugin.dataset.trace_set import TraceSet
 from fib_plugin.schema import Definition, InputSpec, SchemaError, Trace, Workload, dump_line
-
-MERGE = f"{layout.OURS}/merge"
-"""No file: what merges into one dataset lock."""
 
 
 def merge(into: Path, sources: Sequence[Path] = (), every: bool = False) -> MergeReport:
@@ -36,7 +36,8 @@ def merge(into: Path, sources: Sequence[Path] = (), every: bool = False) -> Merg
         if not source.is_dir():
             raise SchemaError("no such folder", file=source, remedy="name the folder of a dataset")
     layout.create(into)
-    with lock_for(into / MERGE):
+    with merge_lock(into):
+        repair(into, report)
         if len(others) < len(sources) or not others:
             fold(into, report, every)
         for source in others:
@@ -63,6 +64,7 @@ class _Source:
         self._workloads()
         self._traces()
         self._measurements()
+        self._evaluation()
         self._counts()
 
     def _definitions(self) -> None:
@@ -193,6 +195,27 @@ class _Source:
             append_lines(target, lines)
             self._report.added["measurements"] += len(lines)
 
+    def _evaluation(self) -> None:
+        """Sidecars that say how a definition is judged; one that contradicts the stored one stays behind."""
+        for file in reading.files_below(self._source / layout.EVALUATION, ".yaml", self._report.problems):
+            try:
+                definition = self._check_definition(file.stem)
+                if file != layout.evaluation_file(self._source, definition):
+                    right = layout.evaluation_file(self._source, definition).relative_to(self._source)
+                    raise SchemaError("nothing reads it here", file=file, remedy=f"move it to {right}")
+                new, stored = (evaluation_override(definition, root) for root in (self._source, self._into))
+                if stored is None:
+                    write_file(layout.evaluation_file(self._into, definition), file.read_bytes())
+                    self._report.added["evaluation_sidecars"] += 1
+                elif new != stored:
+                    raise SchemaError(
+                        f"{definition.name} is judged otherwise here",
+                        file=layout.evaluation_file(self._into, definition),
+                        remedy="make the two say the same, or remove one",
+                    )
+            except SchemaError as error:
+                self._reject_document(file, error if error.file == str(file) else _against(error))
+
     def _counts(self) -> None:
         for file in reading.files_below(self._source / layout.COUNTS, ".json", self._report.problems):
             try:
@@ -252,6 +275,9 @@ class _Source:
         if not found.raw:
             self._report.problems.extend(reason.flat())
         elif reading.is_torn(found):
+            shard = layout.shard_of(found.file)
+            if shard is not None and is_written(shard):
+                return  # its process is in the middle of this line; the next merge finds it whole
             self._report.reject_torn(found.file, relative, found.raw, found.line)
         else:
             self._report.reject(found.file, relative, reason, found.raw, found.line)

@@ -105,7 +105,7 @@ def test_stats_shows_a_row_for_each_definition(root: Path) -> None:
     (root / "fib/counts/h.1.1.json").write_text(json.dumps(counts))
     code, answer = fib_json("stats", root)
     assert code == 0
-    counted = {"workloads": 1, "calls": 42, "share": 1.0, "solutions": 0, "traces": 0}
+    counted = {"workloads": 1, "calls": 42, "share": 1.0, "solutions": 0, "traces": 0, "shapes": 1, "time_share": None}
     assert answer["definitions"] == [{"definition": "copy_d", "op_type": "copy", **counted}]
     shown = fib("stats", root).stdout
     assert "copy_d" in shown

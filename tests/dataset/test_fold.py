@@ -1,9 +1,12 @@
 """Folding the shards of one dataset."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import pytest
@@ -128,9 +131,23 @@ def test_all_takes_the_lines_of_a_living_process_and_leaves_it_its_file(dataset:
     file = dataset.lines(mine, dataset.workload("w1"))
     with file.open("ab") as writer:
         merge(dataset.root, every=True)
-        assert uuids(dataset) == ["w1"]
+        assert (uuids(dataset), file.stat().st_size) == (["w1"], 0)
         writer.write(json.dumps(dataset.workload("w2", m=3)).encode() + b"\n")
     merge(dataset.root, every=True)
+    assert uuids(dataset) == ["w1", "w2"]
+
+
+def test_a_shard_is_not_taken_while_its_writer_is_at_it(dataset: Dataset) -> None:
+    file = dataset.lines(shard(0, os.getpid()), dataset.workload("w1"))
+    with file.open("ab") as writer, ThreadPoolExecutor() as threads:
+        fcntl.flock(writer, fcntl.LOCK_EX)  # as the writer does for each batch
+        merged = threads.submit(merge, dataset.root, every=True)
+        with pytest.raises(FutureTimeout):
+            merged.result(timeout=0.3)
+        writer.write(json.dumps(dataset.workload("w2", m=3)).encode() + b"\n")
+        writer.flush()
+        fcntl.flock(writer, fcntl.LOCK_UN)
+        assert merged.result(timeout=30).problems == []
     assert uuids(dataset) == ["w1", "w2"]
 
 

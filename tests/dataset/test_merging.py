@@ -1,6 +1,7 @@
 """Merging datasets into one."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,121 @@ def test_a_merged_dataset_loads_strictly(make: Make) -> None:
     merge(into.root, [full(make("a")).root, full(make("b"), "w2", (1, 0)).root])
     traces = TraceSet.from_path(into.root)
     assert len(traces.workloads[NAME]) == len(traces.traces[NAME]) == 2
+
+
+# ---- evaluation sidecars ---------------------------------------------------------------------------------------------
+
+
+def sidecar(made: Dataset, text: str, path: str = f"gather/{NAME}.yaml") -> Path:
+    file = made.root / "fib/evaluation" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_evaluation_sidecars_are_carried_over_as_they_are(make: Make) -> None:
+    source, into = full(make("a")), make("into")
+    text = "# measured on real activations\natol: 0.5\n"
+    sidecar(source, text)
+    report = merge(into.root, [source.root])
+    assert (into.root / f"fib/evaluation/gather/{NAME}.yaml").read_text() == text
+    assert (report.added["evaluation_sidecars"], report.problems) == (1, [])
+    assert validate(into.root).problems == []
+
+
+def test_a_sidecar_that_says_the_same_in_other_words_is_no_conflict(make: Make) -> None:
+    source, into = full(make("a")), full(make("into"))
+    kept = sidecar(into, "atol: 0.5\n")
+    sidecar(source, "# the same\natol: 5e-1\n")
+    report = merge(into.root, [source.root])
+    assert (report.added["evaluation_sidecars"], report.problems) == (0, [])
+    assert kept.read_text() == "atol: 0.5\n"
+
+
+def test_a_sidecar_that_contradicts_the_stored_one_stays_behind_and_is_a_problem(make: Make) -> None:
+    source, into = full(make("a")), full(make("into"))
+    kept, other = sidecar(into, "atol: 0.5\n"), sidecar(source, "atol: 0.25\n")
+    for _ in range(2):
+        (problem,) = merge(into.root, [source.root]).problems
+        assert problem.file == str(other)
+        assert str(kept) in problem.problem
+        assert kept.read_text() == "atol: 0.5\n"
+        assert [entry.text for entry in load_rejected(into.root)] == ["atol: 0.25\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("atoll: 1\n", f"gather/{NAME}.yaml"), ("atol: 1\n", f"other/{NAME}.yaml"), ("atol: 1\n", "gather/none.yaml")],
+)
+def test_a_sidecar_that_is_of_no_use_stays_behind(make: Make, text: str, path: str) -> None:
+    source, into = full(make("a")), make("into")
+    file = sidecar(source, text, path)
+    (problem,) = merge(into.root, [source.root]).problems
+    assert problem.file == str(file)
+    assert not (into.root / "fib/evaluation" / path).exists()
+
+
+# ---- frequencies -----------------------------------------------------------------------------------------------------
+
+
+def test_calls_count_once_however_often_and_by_whichever_way_a_source_is_merged(make: Make) -> None:
+    a, b, middle, into = full(make("a")), full(make("b"), "w2", (1, 0)), make("middle"), make("into")
+    counts(b, "other.2.2", 40)
+    merge(middle.root, [a.root, b.root])
+    for sources in ([a.root], [middle.root, a.root], [b.root, middle.root], [into.root, a.root, a.root]):
+        merge(into.root, sources)
+    assert load_counts(into.root) == load_counts(middle.root) == {NAME: {'{"m":2,"n":8}': 43}}
+
+
+def test_shards_of_several_hosts_and_ranks_meet_in_one_file(make: Make) -> None:
+    into = make("into")
+    into.definition()
+    for number, owner in enumerate(("rank0.alpha-1", "rank1.alpha-2", "ranktp0dp1.beta-1", "ranktp1dp1.beta-2")):
+        file = into.lines(
+            f"workloads/gather/{NAME}.{owner}.jsonl",
+            into.indexed("shared", (0, 1)),
+            into.workload(f"w{number}", number),
+        )
+        os.utime(file, (1, 1))  # long ago: a process of another host cannot be asked whether it lives
+    report = merge(into.root)
+    assert (len(report.shards_folded), report.shards_left, report.duplicates) == (4, [], 3)
+    assert sorted(line["workload"]["uuid"] for line in into.read(WORKLOADS)) == ["shared", "w0", "w1", "w2", "w3"]
+
+
+# ---- torn last lines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [WORKLOADS, TRACES, f"fib/measurements/gather/{NAME}.jsonl"])
+def test_a_torn_last_line_of_the_dataset_itself_is_repaired_with_a_note(make: Make, path: str) -> None:
+    into, source = full(make("into")), full(make("a"), "w2", (1, 0))
+    whole = (into.root / path).read_bytes()
+    with (into.root / path).open("ab") as file:
+        file.write(whole[:60])
+    report = merge(into.root, [source.root])
+    assert (len(report.notes), report.problems) == (1, [])
+    assert str(into.root / path) in report.notes[0]
+    assert [entry.raw for entry in load_rejected(into.root)] == [whole[:60]]
+    assert (into.root / path).read_bytes().startswith(whole)
+    assert len(into.read(path)) == 2
+    assert validate(into.root).problems == []
+
+
+def test_a_last_line_that_only_lacks_its_newline_is_kept(make: Make) -> None:
+    into = full(make("into"))
+    into.lines(WORKLOADS, *into.read(WORKLOADS), into.workload("w2", m=3), end="")
+    report = merge(into.root, [full(make("a"), "w3", (1, 0)).root])
+    assert (report.notes, report.problems, load_rejected(into.root)) == ([], [], [])
+    assert [line["workload"]["uuid"] for line in into.read(WORKLOADS)] == ["w1", "w2", "w3"]
+
+
+def test_the_line_that_a_living_process_is_writing_is_left_for_the_next_merge(make: Make) -> None:
+    source, into = make("a"), make("into")
+    source.definition()
+    shard = f"workloads/gather/{NAME}.rank0.{os.getpid()}.jsonl"
+    lines = [source.workload(f"w{m}", m=m) for m in (1, 2)]
+    source.lines(shard, lines[0], json.dumps(lines[1])[:40], end="")
+    report = merge(into.root, [source.root], every=True)
+    assert (report.notes, report.problems, load_rejected(into.root)) == ([], [], [])
+    source.lines(shard, *lines)
+    merge(into.root, [source.root], every=True)
+    assert into.read(WORKLOADS) == lines
