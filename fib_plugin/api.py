@@ -12,6 +12,7 @@ from typing import Any
 
 from fib_plugin import plugin
 from fib_plugin.build.runnable import output_plan, torch_dtype
+from fib_plugin.capture.config import CaptureConfig
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
@@ -39,7 +40,7 @@ class _Named:
 class Enabled:
     """Returned by ``enable_apply`` and ``enable_tracing``; as a context manager it puts the earlier state back."""
 
-    def __init__(self, earlier: tuple[Settings, bool, bool] | None, runtime: Runtime) -> None:
+    def __init__(self, earlier: tuple[Settings, bool, bool, CaptureConfig] | None, runtime: Runtime) -> None:
         self._earlier = earlier
         self._restored = False
         self.runtime = runtime
@@ -57,32 +58,35 @@ class Enabled:
         self._restored = True
         plugin.deactivate()
         if self._earlier is not None:
-            settings, apply, tracing = self._earlier
-            plugin.activate(settings, apply=apply, tracing=tracing)
+            settings, apply, tracing, capture = self._earlier
+            plugin.activate(settings, apply=apply, tracing=tracing, capture=capture)
 
 
-def _enable(dataset_path: str | Path | None, *, apply: bool, tracing: bool) -> Enabled:
+def _enable(
+    dataset_path: str | Path | None, *, apply: bool, tracing: bool, config: CaptureConfig | None = None
+) -> Enabled:
     current = plugin.active()
     earlier = None
     settings = load()
     if current is not None:
         runtime = current.runtime
-        earlier = (runtime.settings, runtime.apply, runtime.tracing)
+        earlier = (runtime.settings, runtime.apply, runtime.tracing, runtime.capture)
+        config = config or (runtime.capture if runtime.tracing else None)
         settings = runtime.settings
         apply, tracing = apply or runtime.apply, tracing or runtime.tracing
     if dataset_path is not None:
         settings = settings.model_copy(update={"dataset_path": Path(dataset_path).expanduser().absolute()})
-    return Enabled(earlier, plugin.activate(settings, apply=apply, tracing=tracing).runtime)
+    return Enabled(earlier, plugin.activate(settings, apply=apply, tracing=tracing, capture=config).runtime)
 
 
 def _disable(*, apply: bool, tracing: bool) -> None:
     current = plugin.active()
     if current is None:
         return
-    settings = current.runtime.settings
+    settings, capture = current.runtime.settings, current.runtime.capture
     plugin.deactivate()
     if apply or tracing:
-        plugin.activate(settings, apply=apply, tracing=tracing)
+        plugin.activate(settings, apply=apply, tracing=tracing, capture=capture)
 
 
 def enable_apply(dataset_path: str | Path | None = None) -> Enabled:
@@ -104,9 +108,13 @@ def disable_apply() -> None:
     _disable(apply=False, tracing=current is not None and current.runtime.tracing)
 
 
-def enable_tracing(dataset_path: str | Path | None = None) -> Enabled:
-    """Writes live workloads into the dataset from now on; apply stays as it is."""
-    return _enable(dataset_path, apply=False, tracing=True)
+def enable_tracing(dataset_path: str | Path | None = None, config: CaptureConfig | None = None) -> Enabled:
+    """Writes live workloads into the dataset from now on; apply stays as it is.
+
+    Args:
+        config: what to dump and to keep; default FIB_CAPTURE_CONFIG.
+    """
+    return _enable(dataset_path, apply=False, tracing=True, config=config)
 
 
 def disable_tracing() -> None:

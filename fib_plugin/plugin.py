@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fib_plugin.capture.config import CaptureConfig
     from fib_plugin.metrics import Exposition
     from fib_plugin.patch import Installation
     from fib_plugin.runtime import Runtime
@@ -58,7 +59,7 @@ def _register() -> None:
         activate(settings, apply=settings.enable_apply, tracing=settings.enable_tracing)
 
 
-def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
+def activate(settings: Settings, *, apply: bool, tracing: bool, capture: CaptureConfig | None = None) -> Active:
     """Makes a runtime and installs the selected adapters; an earlier one is taken out first.
 
     With FIB_DISABLE nothing is installed and nothing is recorded, whoever asks.
@@ -69,6 +70,7 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
     global _active
     from fib_plugin import metrics
     from fib_plugin.adapter import discover
+    from fib_plugin.capture.config import for_engine
     from fib_plugin.patch import Installation
     from fib_plugin.runtime import Runtime
     from fib_plugin.settings import SettingsError
@@ -83,7 +85,10 @@ def activate(settings: Settings, *, apply: bool, tracing: bool) -> Active:
             names = ", ".join(sorted(adapter.name for adapter in found))
             raise SettingsError(f"FIB_ADAPTERS names {', '.join(unknown)}, which no adapter answers to; known: {names}")
         deactivate()
-        runtime = Runtime(settings, apply=apply, tracing=tracing)
+        if tracing and capture is None:
+            capture = for_engine(settings.capture_config)
+            tracing = capture is not None
+        runtime = Runtime(settings, apply=apply, tracing=tracing, capture=capture)
         # Supporting adapters look at what the others want, so they come last.
         for kind in sorted(found, key=lambda kind: kind.support):
             if kind.engine.version() is None or not (kind.support or settings.selects(kind.name)):

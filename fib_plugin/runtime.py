@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fib_plugin import ops
+from fib_plugin.capture.config import CaptureConfig
+from fib_plugin.capture.policy import Policy
 from fib_plugin.capture.recorder import Recorder
+from fib_plugin.capture.tap import make_site
 from fib_plugin.capture.writer import Writer
 from fib_plugin.dataset import current_environment
 from fib_plugin.dispatch.catalog import Catalog
@@ -45,6 +48,7 @@ class Runtime:
         settings: margins, paths and switches.
         apply: whether solutions may be substituted.
         tracing: whether live calls are written down.
+        capture: which of them, with which inputs, and the quotas.
     """
 
     def __init__(
@@ -53,10 +57,12 @@ class Runtime:
         *,
         apply: bool,
         tracing: bool,
+        capture: CaptureConfig | None = None,
     ) -> None:
         self.settings = settings
         self.apply = apply
         self.tracing = tracing
+        self.capture = capture or CaptureConfig()
         self.sites: list[Site] = []
         self.declined: dict[str, Counter[str]] = defaultdict(Counter)
         self.notes: list[str] = []
@@ -92,13 +98,11 @@ class Runtime:
             found=self._reports.add,
         )
         self._chooser = Chooser(root, self.catalog, trust, self.guard, cache, settings.strict)
-        given = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-        # The variable is the launcher's, not ours: one that is no number costs only the rank in file names.
-        rank = int(given) if given.isdecimal() else 0
-        self.writer = Writer(root, rank=rank, status_dir=cache / "status", snapshot=self._beat)
-        self.recorder = Recorder(self.writer, self.displaced) if tracing else None
-        self.graphs = Graphs(self.sites, self._lock, self._record if tracing else None)
-        self._rank = rank
+        self.writer = Writer(
+            root, status_dir=cache / "status", snapshot=self._beat, quota_bytes=self.capture.quota.bytes
+        )
+        self.recorder = Recorder(self.writer, self.displaced, Policy(self.capture), root) if tracing else None
+        self.graphs = Graphs(self.sites, self._lock, self._record_replay if tracing else None)
         forked = weakref.WeakMethod(self._forked)
         os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
 
@@ -106,6 +110,8 @@ class Runtime:
         """A forked worker counts its own calls, not its parent's again."""
         self._lock = threading.RLock()
         self.graphs.forked(self._lock)
+        if self.recorder is not None:
+            self.recorder.forked()
         self.guard.forked()
         self._chooser.forked()
         self.declined.clear()
@@ -152,7 +158,9 @@ class Runtime:
             key = (adapter, observe_only, definition.name)
             site = self._sites.get(key)
             if site is None:
-                site = Site(adapter, definition, self.learn, self.guard.broke, observe_only, original)
+                site = make_site(
+                    self.recorder, adapter, definition, self.learn, self.guard.broke, observe_only, original
+                )
                 self._sites[key] = site
                 self.sites.append(site)
                 self.writer.start()
@@ -198,22 +206,35 @@ class Runtime:
     def _learn(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
         axes = _axes(site, inputs)
         if self.recorder is not None and key not in site.recorded:
-            site.recorded.add(key)
-            self._record(site, axes, inputs)
+            if self._record(site, axes, inputs, key):
+                site.recorded.add(key)
+            else:
+                self.recorder.missed.add(site, key)
         if not self.apply:
             return Entry(axes, None, None, Reason.APPLY_OFF.value)
         return self._chooser.entry(site, key, axes)
 
-    def _record(self, site: Site, axes: dict[str, int], inputs: tuple[Any, ...]) -> None:
-        """A failure to write a call down must not cost its substitution."""
+    def _record_replay(self, site: Site, axes: dict[str, int], inputs: tuple[Any, ...]) -> None:
+        self._record(site, axes, inputs, chosen=True)
+
+    def _record(
+        self,
+        site: Site,
+        axes: dict[str, int],
+        inputs: tuple[Any, ...],
+        key: Hashable = None,
+        chosen: bool = False,
+    ) -> bool:
+        """See Recorder.record. A failure to write a call down must not cost its substitution."""
         try:
             assert self.recorder is not None
-            self.recorder.record(site.adapter, site.definition, axes, inputs)
+            return self.recorder.record(site.adapter, site.definition, axes, inputs, key, chosen)
         except Exception:
             if self.settings.strict:
                 raise
             self.note(f"{site.definition.name}: a call could not be recorded, see the log")
             logger.warning("a call of %s could not be recorded", site.definition.name, exc_info=True)
+            return True
 
     def displaced(self, adapter: str, definition: Definition) -> Solution | None:
         """The engine's own op for ``definition`` as a Solution by author ``engine``, if the adapter has its text."""
@@ -263,6 +284,8 @@ class Runtime:
         if self.apply:
             self.guard.honour()
             self._reports.flush()
+        if self.recorder is not None:
+            self.recorder.beat()
         return self.snapshot()
 
     def _status(self, adapters: dict[str, Any]) -> dict[str, Any]:
@@ -279,11 +302,15 @@ class Runtime:
                 "probation": self.settings.probation,
                 "any_hardware": self.settings.apply_any_hardware,
             },
-            "rank": self._rank,
+            "rank": self.writer.rank,
             "ops": adapters,
             "targets": self.describe_targets(),
             "quarantined": [msgspec.to_builtins(record) for record in list(self.guard.out.values())],
-            "capture": {**stats, "seen": sum(e.calls for s in list(self.sites) for e in s.all_entries())},
+            "capture": {
+                **stats,
+                **(self.recorder.status() if self.recorder is not None else {}),
+                "seen": sum(e.calls for s in list(self.sites) for e in s.all_entries()),
+            },
             "notes": list(self.notes),
         }
 

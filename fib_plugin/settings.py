@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     dataset_path: Path = Field(default=_HOME / "dataset", description="the FlashInfer Trace dataset to read and write")
     cache_path: Path = Field(default=_HOME / "cache", description="built solutions and status files")
     lock_path: Path = Field(default=_HOME / "fib.lock", description="which solutions the operator trusts (fib trust)")
+    capture_config: Path | None = Field(
+        default=None, description="YAML file that says what tracing dumps and keeps; unset: one workload a shape"
+    )
     adapters: str = Field(
         default="", description="comma list of adapters to use, `-name` excludes: vllm.gemm,-vllm.rope"
     )
@@ -50,11 +53,11 @@ class Settings(BaseSettings):
         default=0, ge=0, description="look for NaN and Inf in a solution's outputs every so many eager calls"
     )
 
-    @field_validator("dataset_path", "cache_path", "lock_path")
+    @field_validator("dataset_path", "cache_path", "lock_path", "capture_config")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
+    def _expand(cls, value: Path | None) -> Path | None:
         try:
-            return value.expanduser().absolute()
+            return None if value is None else value.expanduser().absolute()
         except RuntimeError as error:  # ~ without a home, or of a user that does not exist
             raise ValueError(f"{error}; name the folder in full") from None
 

@@ -47,6 +47,8 @@ class Entry:
     temporary: Path | None = None
     blob: Path | None = None
     size: int = 0
+    awaited: float = 0.0  # since when its device copy is
+    deaths: int = 0  # of the thread, while this was under way
 
 
 class Archive:
@@ -56,17 +58,32 @@ class Archive:
     >>> if shard is not None: archive.commit(shard, [entry])
     """
 
-    def __init__(self, root: Path, rank: int, host: str, pid: int, quota_bytes: int | None, notice: Notice) -> None:
+    def __init__(
+        self,
+        root: Path,
+        rank: Callable[[], str],
+        host: str,
+        pid: int,
+        quota_bytes: int | None,
+        notice: Notice,
+    ) -> None:
         self.written = 0
         self.bytes = 0
         self.quota = Quota(root, quota_bytes)
         self._root = root
-        self._suffix = f"rank{rank}.{host}-{pid}.jsonl"
+        self._ask_rank = rank
+        self._rank: str | None = None
+        self._suffix = f"{host}-{pid}.jsonl"
         self._owner = f"{host}.{pid}"
         self._notice = notice
         self._shards: dict[tuple[str, str], Shard] = {}
         self._verdicts: dict[Path, str] = {}
         self._swept = False
+
+    @property
+    def rank(self) -> str:
+        """Of this process; the same from the first shard on."""
+        return self._ask_rank() if self._rank is None else self._rank
 
     def stage(self, entry: Entry) -> Shard | None:
         """Check the record, write its blob under a temporary name and make its line. None if it is on disk already."""
@@ -75,6 +92,7 @@ class Archive:
         shard = self._shard(record.definition)
         digest = _digest(record.axes, inputs, tensors)
         if digest in shard.seen:
+            entry.uuid = shard.seen[digest]
             return None
         entry.uuid = entry.uuid or str(uuid.uuid4())
         size = sum(tensor.data.nbytes for tensor in tensors.values())
@@ -93,7 +111,7 @@ class Archive:
         entry.line = msgspec.json.encode(trace)
         entry.size = size
         entry.digest = digest
-        shard.seen.add(digest)
+        shard.seen[digest] = entry.uuid
         return shard
 
     def commit(self, shard: Shard, entries: list[Entry]) -> None:
@@ -114,7 +132,7 @@ class Archive:
         if shard.vanished:
             # What was known to be on disk went with the folder.
             shard.vanished = False
-            shard.seen = {entry.digest for entry in entries}
+            shard.seen = {entry.digest: entry.uuid for entry in entries}
             self._notice(Loss.FOLDER_REMOVED, f"{shard.path} is gone")
         self.quota.add(size)
         self.bytes += size
@@ -123,7 +141,7 @@ class Archive:
     def forget(self, entry: Entry) -> None:
         """Undo what staging did, so that the record can be tried again or be given up."""
         if entry.digest:
-            self._shard(entry.record.definition).seen.discard(entry.digest)
+            self._shard(entry.record.definition).seen.pop(entry.digest, None)
         for path in (entry.temporary, entry.blob):
             if path is not None:
                 with contextlib.suppress(OSError):
@@ -140,7 +158,9 @@ class Archive:
         shard = self._shards.get(key)
         if shard is None:
             folder = self._root / layout.WORKLOADS / layout.part(definition.op_type, "op_type")
-            shard = Shard(folder / f"{layout.part(definition.name, 'name')}.{self._suffix}")
+            if self._rank is None:
+                self._rank = self.rank  # not earlier: an engine knows it once its processes have met
+            shard = Shard(folder / f"{layout.part(definition.name, 'name')}.rank{self._rank}.{self._suffix}")
             self._shards[key] = shard
         return shard
 
@@ -197,6 +217,8 @@ def _contents(record: Record) -> tuple[dict[str, Any], dict[str, HostTensor]]:
     for key in record.definition.inputs:
         value = record.inputs.get(key, RANDOM)
         inputs[key] = {"type": "random"}
+        if record.definition.inputs[key].shape is None and hasattr(value, "item"):
+            value = value.item()  # a number that came from a device
         if isinstance(value, (bool, int, float)):
             if not math.isfinite(value):
                 raise BadRecord(f"{name}: input {key} is {value}, which JSON cannot hold")

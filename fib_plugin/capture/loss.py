@@ -16,6 +16,7 @@ class Loss(str, Enum):
     PERMISSION_DENIED = "permission_denied"
     FOLDER_REMOVED = "folder_removed"
     LOCKED = "locked"
+    FILE_TOO_LARGE = "file_too_large"
     IO_ERROR = "io_error"
     NOT_READY = "not_ready"
     DEVICE_ERROR = "device_error"
@@ -23,6 +24,10 @@ class Loss(str, Enum):
     DEFINITION_CONFLICT = "definition_conflict"
     DEFINITION_DIFFERS = "definition_differs"
     SOLUTION_DIFFERS = "solution_differs"
+    GRAPH_CAPTURE = "graph_capture"
+    SNAPSHOT_POOL_FULL = "snapshot_pool_full"
+    SNAPSHOT_TOO_LARGE = "snapshot_too_large"
+    DEVICE_FULL = "device_full"
     SNAPSHOT_FAILED = "snapshot_failed"
     WRITER_FAILED = "writer_failed"
     CLOSED = "closed"
@@ -39,6 +44,7 @@ REMEDIES: dict[str, str] = {
     Loss.PERMISSION_DENIED: "give the engine's user write access, or point FIB_DATASET_PATH elsewhere",
     Loss.FOLDER_REMOVED: "the folder is made again as soon as that is possible; what was in it is gone",
     Loss.LOCKED: "another process holds the shard's lock; it is tried again",
+    Loss.FILE_TOO_LARGE: "raise the limit on a file's size (ulimit -f), or keep less",
     Loss.IO_ERROR: "see the error; it is tried again",
     Loss.NOT_READY: "a device copy never finished; the engine may hang",
     Loss.DEVICE_ERROR: "a device copy failed; see the engine's log",
@@ -46,6 +52,10 @@ REMEDIES: dict[str, str] = {
     Loss.DEFINITION_CONFLICT: "the dataset has a definition of this name with another interface: rename or remove it",
     Loss.DEFINITION_DIFFERS: "the dataset's own definition was kept; remove it to get the current one",
     Loss.SOLUTION_DIFFERS: "the dataset's own file of the engine's op was kept; remove it to get the current one",
+    Loss.GRAPH_CAPTURE: "nothing can be copied while a CUDA graph is captured; a later eager call is kept",
+    Loss.SNAPSHOT_POOL_FULL: "new shapes came faster than their copies: keep less, or sample",
+    Loss.SNAPSHOT_TOO_LARGE: "the first call of such a size makes room for later ones, up to 256 MiB; or keep less",
+    Loss.DEVICE_FULL: "leave the engine's device some memory, or keep less",
     Loss.SNAPSHOT_FAILED: "counts are not refreshed; please report it",
     Loss.WRITER_FAILED: "a defect of the writer; it goes on; please report it",
     Loss.CLOSED: "the writer was closed before this record came",
@@ -64,7 +74,7 @@ _BY_ERRNO = {
     errno.EWOULDBLOCK: Loss.LOCKED,
     errno.ENAMETOOLONG: Loss.BAD_RECORD,
     errno.EINVAL: Loss.BAD_RECORD,
-    errno.EFBIG: Loss.BAD_RECORD,
+    errno.EFBIG: Loss.FILE_TOO_LARGE,
 }
 
 

@@ -12,6 +12,7 @@ import msgspec
 from fib_plugin.capture.files import replace
 from fib_plugin.capture.lineage import lineage
 from fib_plugin.capture.loss import Loss, loss_of
+from fib_plugin.capture.pulse_prune import EVERY, prune
 from fib_plugin.dataset import layout
 
 Snapshot = Callable[[], dict[str, Any] | None]
@@ -30,6 +31,7 @@ class Pulse:
         pid: int,
         snapshot: Snapshot | None,
         notice: Callable[[Loss, object], None],
+        keep_days: float = 7.0,
     ) -> None:
         self._snapshot = snapshot
         self._notice = notice
@@ -41,6 +43,9 @@ class Pulse:
         self._counts = b""
         self._status = b""
         self._due = 0.0
+        self._host = host
+        self._keep_days = keep_days
+        self._prune_at = 0.0
 
     def beat(self, last: bool = False) -> None:
         """Refresh both files; `last` also notes in the status file that the process ended in an orderly way."""
@@ -81,3 +86,6 @@ class Pulse:
         replace(self._status_file, msgspec.json.encode({**head, **body}))
         self._status = data
         self._due = time.monotonic() + _HEARTBEAT
+        if time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + EVERY
+            prune(self._status_file.parent, self._host, self._keep_days)

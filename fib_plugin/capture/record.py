@@ -22,6 +22,8 @@ class Record:
         axes: sizes of the variable axes.
         inputs: by name, RANDOM, a number, or a tensor (torch, numpy) that nobody else writes to; RANDOM if left out.
         ready: for tensors still on their way from a device: True once they may be read; the writer's thread polls it.
+        settled: called once by the writer's thread, holding no lock: with the uuid of the workload that is on disk and
+            whether it is new there, or with an empty uuid when the record was dropped after all.
     """
 
     definition: Definition
@@ -29,6 +31,7 @@ class Record:
     axes: dict[str, int]
     inputs: dict[str, Any]
     ready: Callable[[], bool] | None = None
+    settled: Callable[[str, bool], None] | None = None
 
     @property
     def nbytes(self) -> int:

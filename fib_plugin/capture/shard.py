@@ -19,7 +19,8 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seen: set[bytes] = set()
+        #: What is on disk or about to be: digest -> uuid.
+        self.seen: dict[bytes, str] = {}
         self.vanished = False
         self._written = False
         self._dirty = False

@@ -17,6 +17,8 @@ app = typer.Typer(
 #: Command or group name -> (module, attribute). A Typer becomes a group, a function a command.
 _COMMANDS = {
     "dataset": ("fib_plugin.cli.dataset", "app"),
+    "capture": ("fib_plugin.cli.capture", "app"),
+    "replay": ("fib_plugin.cli.replay", "replay"),
     "pack": ("fib_plugin.cli.pack", "pack"),
     "bench": ("fib_plugin.cli.bench", "bench"),
     "trust": ("fib_plugin.cli.trust", "app"),

@@ -119,9 +119,10 @@ class Site:
 
     def show(self) -> None:
         """Undoes ``hide``; what was learnt meanwhile is kept."""
-        if self.hidden is not None:
-            self.hidden.update(self.entries)
-            self.hidden, self.entries = None, self.hidden
+        entries = self.hidden
+        if entries is not None:
+            entries.update(self.entries)
+            self.entries, self.hidden = entries, None
 
     def replace(self, key: Hashable, old: Entry, new: Entry) -> None:
         """``new`` answers from now on; ``old`` keeps its counts. The caller holds the runtime's lock."""

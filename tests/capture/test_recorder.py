@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from fib_plugin import ops
+from fib_plugin.capture import recorder as recorder_module
+from fib_plugin.capture.config import CaptureConfig, Limits, Rule
+from fib_plugin.capture.policy import Policy
 from fib_plugin.capture.recorder import Recorder
 from fib_plugin.capture.writer import RANDOM, Record
 from fib_plugin.schema import Definition
@@ -21,15 +24,19 @@ class Kept:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.full = False
 
     def submit(self, record: Record) -> bool:
-        self.records.append(record)
-        return True
+        if not self.full:
+            self.records.append(record)
+        return not self.full
 
 
 def recorded(definition: Definition, axes: dict[str, int], inputs: tuple[Any, ...], **options: Any) -> Record:
     writer: Any = Kept()
-    Recorder(writer, options.get("displaced", lambda adapter, definition: None)).record("toy", definition, axes, inputs)
+    policy = Policy(CaptureConfig(default=Rule(dump=options.get("dump"))))
+    recorder = Recorder(writer, options.get("displaced", lambda adapter, definition: None), policy)
+    assert recorder.record("toy", definition, axes, inputs)
     (record,) = writer.records
     return record
 
@@ -139,3 +146,117 @@ def test_a_call_with_too_few_inputs_is_an_error_and_no_record() -> None:
     with pytest.raises(ValueError, match="shorter"):
         Recorder(writer, lambda adapter, definition: None).record("toy", DECODE, AXES, decode_inputs()[:-1])
     assert writer.records == []
+
+
+# ---- what the policy says -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(recorder_module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def make(**rule: Any) -> tuple[Recorder, Kept]:
+    writer: Any = Kept()
+    limit = rule.pop("limit", None)
+    config = CaptureConfig(default=Rule(**rule), quota=Limits(workloads_per_definition=limit))
+    return Recorder(writer, lambda adapter, definition: None, Policy(config)), writer
+
+
+def test_dump_all_keeps_activations_and_caches_too() -> None:
+    inputs = decode_inputs()
+    kept = recorded(DECODE, AXES, inputs, dump="all").inputs
+    assert all(torch.equal(value, live) for value, live in zip(list(kept.values())[:5], inputs, strict=False))
+    assert kept["q"].data_ptr() != inputs[0].data_ptr()
+
+
+def test_a_list_keeps_its_inputs_beside_the_structural_ones() -> None:
+    kept = recorded(DECODE, AXES, decode_inputs(), dump=["q"]).inputs
+    assert {name for name, value in kept.items() if value is RANDOM} == {"k_cache", "v_cache"}
+
+
+def test_an_input_whose_data_is_not_at_hand_is_kept_by_shape() -> None:
+    inputs = (None, None, None, *decode_inputs()[3:])
+    kept = recorded(DECODE, AXES, inputs, dump="all").inputs
+    assert {name for name, value in kept.items() if value is RANDOM} == {"q", "k_cache", "v_cache"}
+
+
+def test_a_call_that_the_policy_leaves_is_settled_and_not_written() -> None:
+    recorder, writer = make(keep="off")
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    assert writer.records == []
+
+
+def test_a_second_call_of_a_key_is_settled_and_not_written() -> None:
+    recorder, writer = make()
+    for adapter, key in (("toy", 1), ("toy", 1), ("toy", 2), ("other", 1)):
+        assert recorder.record(adapter, DECODE, AXES, decode_inputs(), key=key)
+    assert len(writer.records) == 3
+
+
+def test_a_call_that_its_caller_has_sampled_is_written_although_its_key_is_known() -> None:
+    recorder, writer = make()
+    for _ in range(3):
+        assert recorder.record("toy", DECODE, AXES, decode_inputs(), chosen=True)
+    assert len(writer.records) == 3
+
+
+def test_a_call_that_the_writer_refuses_is_to_be_tried_again(clock: list[float]) -> None:
+    recorder, writer = make()
+    writer.full = True
+    assert not recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    writer.full = False
+    clock[0] += 1
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    assert len(writer.records) == 1
+
+
+def test_while_the_writer_is_full_nothing_is_copied(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer = make()
+    writer.full = True
+    assert not recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    monkeypatch.setattr(recorder, "_copy", lambda *args: pytest.fail("copied"))
+    assert not recorder.record("toy", DECODE, AXES, decode_inputs(), key=2)
+    assert recorder.status()["policy"]["definitions"][DECODE.name]["skipped"] == {"backing_off": 1}
+
+
+def test_while_stopped_a_call_is_to_be_tried_again() -> None:
+    recorder, writer = make()
+    recorder.policy.run(False)
+    assert not recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    recorder.policy.run(True)
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    assert len(writer.records) == 1
+
+
+def test_a_call_that_cannot_be_copied_is_not_counted_as_taken() -> None:
+    recorder, writer = make()
+    with pytest.raises(ValueError, match="shorter"):
+        recorder.record("toy", DECODE, AXES, decode_inputs()[:-1], key=1)
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    assert len(writer.records) == 1
+
+
+def test_a_part_of_the_beat_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, _ = make()
+    armed = []
+    monkeypatch.setattr(recorder._snapshots, "prepare", lambda: 1 / 0)
+    monkeypatch.setattr(recorder.missed, "arm", lambda: armed.append(1))
+    recorder.beat()
+    recorder.beat()
+    assert len(armed) == 2
+
+
+def test_a_forked_child_can_record_although_the_parent_was_recording_then() -> None:
+    recorder, writer = make(limit=1)
+    plan = recorder.policy.plan(DECODE)
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=1)
+    plan.lock.acquire()
+    recorder.missed._lock.acquire()
+    recorder.forked()
+    assert recorder.policy.taken == 0
+    recorder.missed.arm()
+    assert recorder.record("toy", DECODE, AXES, decode_inputs(), key=2)
+    assert len(writer.records) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import logging
@@ -21,7 +22,11 @@ from capture_cases import gather, lines, numbers, record, script
 
 from fib_plugin.capture import archive as archive_module
 from fib_plugin.capture import writer as writer_module
+from fib_plugin.capture import writer_thread
+from fib_plugin.capture.loss import Loss
 from fib_plugin.capture.writer import RANDOM, Record, Writer
+from fib_plugin.capture.writer_thread import Scribe
+from fib_plugin.dataset.layout import shard_of, this_host
 from fib_plugin.schema import BuildSpec, Definition, Solution, SourceFile, Trace, parse
 
 MakeWriter = Callable[..., Writer]
@@ -433,37 +438,6 @@ def test_a_read_only_folder_is_survived_and_used_once_it_is_writable(tmp_path_fa
     assert err.count(b"permission_denied") == 1
 
 
-def test_a_full_disk_is_survived_and_used_once_there_is_room(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs more rights")
-    try:
-        ballast = disk / "ballast"
-        writer = Writer(disk / "dataset")
-        big = [record(value, index=numpy.full(100_000, value, dtype=numpy.int32)) for value in range(4)]
-        for entry in big:
-            entry.axes["n"] = 100_000
-        writer.submit(big[0])
-        assert writer.flush()
-        ballast.write_bytes(b"x" * 400_000)
-        for entry in big[1:]:
-            assert writer.submit(entry)
-        until(lambda: "disk_full" in writer.stats["errors"])
-        for line in lines(disk / "dataset"):
-            assert (disk / "dataset" / line["workload"]["inputs"]["index"]["path"]).stat().st_size > 400_000
-        ballast.unlink()
-        until(lambda: writer.stats["written"] == 2)
-        writer.close()
-        assert writer.stats["dropped"] == {"disk_full": 2}
-        assert len(lines(disk / "dataset")) == 2
-        assert len(list((disk / "dataset/blob").rglob("*.safetensors"))) == 2
-        assert not list((disk / "dataset/blob/workloads/.tmp").iterdir())
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 def test_the_quota_stops_writing_and_room_starts_it_again(
     make_writer: MakeWriter, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -472,7 +446,7 @@ def test_the_quota_stops_writing_and_room_starts_it_again(
     ballast.write_bytes(b"x" * 100_000)
     writer = make_writer(quota_bytes=100_000)
     writer.start()
-    until(lambda: writer._archive.quota.used == 100_000)
+    until(lambda: writer._scribe.archive.quota.used == 100_000)
     writer.submit(record(1))
     until(lambda: "quota" in writer.stats["errors"])
     assert lines(root) == []
@@ -529,7 +503,7 @@ def test_a_defect_in_the_thread_costs_one_batch_and_is_told_once(
 ) -> None:
     writer = make_writer()
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "_store", lambda self, entries: 1 / 0 if entries else None)
+        patch.setattr(Scribe, "_store", lambda self, entries: 1 / 0 if entries else None)
         for value in range(3):
             writer.submit(record(value))
             assert writer.flush()
@@ -540,29 +514,83 @@ def test_a_defect_in_the_thread_costs_one_batch_and_is_told_once(
     assert len(warnings_of(caplog, "writer_failed")) == 1
 
 
-def test_a_thread_that_dies_is_replaced_and_its_records_are_not_lost(
-    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_should_end_the_thread_costs_no_record_and_is_told_once(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = make_writer()
     real = archive_module.Archive.commit
-    deaths = [1]
+    deaths = [1, 2]
 
-    def die_once(self: Any, *arguments: Any) -> None:
+    def die_twice(self: Any, *arguments: Any) -> None:
         if deaths:
             deaths.pop()
             raise SystemExit
         real(self, *arguments)
 
-    monkeypatch.setattr(archive_module.Archive, "commit", die_once)
+    monkeypatch.setattr(archive_module.Archive, "commit", die_twice)
     writer.submit(record(1))
-    assert writer._thread is not None
-    writer._thread.join(10)
-    assert not writer._thread.is_alive()
+    until(lambda: writer.stats["written"] == 1)  # nobody calls submit again: a known shape is only counted
     assert writer.submit(record(2))
     assert writer.flush()
     assert sorted(numbers(root)) == [1, 2]
     assert writer.stats["queued"] == 0
-    assert writer.stats["errors"] == {"writer_failed": 1}
+    assert writer.stats["errors"] == {"writer_failed": 2}
+    assert len(warnings_of(caplog, "writer_failed")) == 1
+
+
+def test_an_exception_thrown_into_the_sleeping_thread_does_not_end_the_counts(
+    make_writer: MakeWriter, root: Path
+) -> None:
+    counts = {"calls": {"d": {"{}": 1}}}
+    writer = make_writer(snapshot=lambda: counts)
+    assert writer.flush()
+    assert writer._thread is not None
+    assert writer._thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(writer._thread.ident), ctypes.py_object(SystemExit))
+    until(lambda: writer.stats["errors"] == {"writer_failed": 1})
+    counts["calls"]["d"]["{}"] = 2
+    (path,) = (root / "fib/counts").glob("*.json")
+    until(lambda: json.loads(path.read_text())["calls"] == counts["calls"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_is_gone_is_replaced_and_its_records_are_not_lost(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer()
+    with monkeypatch.context() as patch:
+
+        def die(self: Scribe, *arguments: Any) -> None:
+            raise SystemExit
+
+        patch.setattr(Scribe, "_store", die)
+        patch.setattr(Scribe, "_notice", die)  # it dies of saying why it died
+        writer.submit(record(1))
+        assert writer._thread is not None
+        writer._thread.join(10)
+        assert not writer._thread.is_alive()
+    assert writer.submit(record(2))
+    assert writer.flush()
+    assert sorted(numbers(root)) == [1, 2]
+
+
+def test_a_record_that_ends_the_thread_each_time_is_given_up(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = archive_module.Archive.stage
+
+    def die_of_the_first(self: Any, entry: Any) -> Any:
+        if entry.record.axes["n"] == 1:
+            raise SystemExit
+        return real(self, entry)
+
+    monkeypatch.setattr(archive_module.Archive, "stage", die_of_the_first)
+    writer = make_writer()
+    writer.submit(Record(gather(), None, {"n": 1}, {}))
+    until(lambda: writer.stats["dropped"] == {"writer_failed": 1})
+    writer.submit(record(2))
+    assert writer.flush()
+    assert numbers(root) == [2]
 
 
 def test_a_thread_that_cannot_be_started_costs_nothing(
@@ -587,6 +615,68 @@ def test_no_folder_is_made_before_there_is_something_to_write(make_writer: MakeW
     assert writer.flush()
     writer.close()
     assert not root.exists()
+
+
+def test_the_maker_of_a_record_is_told_what_became_of_it(make_writer: MakeWriter, root: Path) -> None:
+    told: list[tuple[str, bool]] = []
+    writer = make_writer()
+    for entry in (record(1), record(1), record(2, index="text")):
+        entry.settled = lambda uuid, new: told.append((uuid, new))
+        writer.submit(entry)
+    assert writer.flush()
+    (line,) = lines(root)
+    uuid = line["workload"]["uuid"]
+    # Of the batch's two equal ones, the second is known as soon as the first is on its way.
+    assert sorted(told) == sorted([("", False), (uuid, True), (uuid, False)])
+
+
+def test_a_number_that_came_from_a_device_is_kept_as_a_number(make_writer: MakeWriter, root: Path) -> None:
+    writer = make_writer()
+    writer.submit(record(1, scale=torch.tensor(0.25)))
+    assert writer.flush()
+    (line,) = lines(root)
+    assert line["workload"]["inputs"]["scale"] == {"type": "scalar", "value": 0.25}
+
+
+def test_a_record_that_could_not_be_made_is_counted_and_told_once(
+    make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make_writer()
+    for _ in range(2):
+        writer.refuse(Loss.SNAPSHOT_POOL_FULL)
+        assert writer.flush()
+    assert writer.stats["dropped"] == {"snapshot_pool_full": 2}
+    assert len(warnings_of(caplog, "snapshot_pool_full")) == 1
+
+
+def test_a_device_copy_that_is_overdue_is_given_up(make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_thread, "_OVERDUE", 0.05)
+    stuck = record(1)
+    stuck.ready = lambda: False
+    writer = make_writer()
+    writer.submit(stuck)
+    assert writer.flush()
+    assert writer.stats["dropped"] == {"not_ready": 1}
+
+
+def test_the_rank_is_asked_at_the_first_write_and_kept(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "rank_name", lambda: rank[0])
+    rank = ["0"]
+    writer = make_writer()
+    assert writer.rank == "0"
+    rank[0] = "tp1dp0"
+    writer.submit(record(1))
+    assert writer.flush()
+    rank[0] = "tp3"
+    writer.submit(record(2))
+    assert writer.flush()
+    assert writer.rank == "tp1dp0"
+    (file,) = (root / "workloads/gather").iterdir()
+    shard = shard_of(file)
+    assert shard is not None
+    assert (shard.rank, shard.host, shard.pid) == ("tp1dp0", this_host(), os.getpid())
 
 
 def test_an_orderly_exit_writes_what_is_queued(root: Path) -> None:

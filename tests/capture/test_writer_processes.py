@@ -1,57 +1,16 @@
-"""Processes that fork, run beside each other, or are killed at any instant leave datasets that are whole."""
+"""Processes that fork, or run beside each other on one host or on several, leave datasets that are whole."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
-import struct
 import subprocess
-import time
 from pathlib import Path
 
-from capture_cases import gather, lines, numbers, record, script
+from capture_cases import gather, numbers, record, script
 
 from fib_plugin.capture.writer import Writer
-
-SUBMIT_FOR_EVER = """
-import os, struct, sys, time
-from pathlib import Path
-from capture_cases import record
-from fib_plugin.capture.writer import Writer
-root, first = Path(sys.argv[1]), int(sys.argv[2])
-writer = Writer(root, snapshot=lambda: {"calls": {"gather_r8": {"{}": number}}})
-number = first
-writer.start()
-while True:
-    if writer.submit(record(number)):
-        os.write(1, struct.pack("=qd", number, time.time()))
-    number += 1
-    time.sleep(0.002)
-"""
-STEP = 100_000
-
-
-def test_a_kill_at_any_instant_loses_at_most_the_last_second(root: Path) -> None:
-    """One dataset is killed into 25 times; each process starts where leftovers of the earlier ones lie about."""
-    chance = random.Random(7)
-    delays = [chance.uniform(0.0, 0.25) for _ in range(20)] + [chance.uniform(1.1, 1.8) for _ in range(5)]
-    due: set[int] = set()
-    for number, delay in enumerate(delays):
-        process = script(SUBMIT_FOR_EVER, root, number * STEP, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        progress = process.stdout.read(16)
-        time.sleep(delay)
-        killed = time.time()
-        os.kill(process.pid, signal.SIGKILL)
-        progress += process.stdout.read()
-        process.wait()
-        whole = len(progress) - len(progress) % 16
-        due.update(n for n, stamp in struct.iter_unpack("=qd", progress[:whole]) if stamp < killed - 1.0)
-        # lines and numbers fail on a line that cannot be read and on a blob that is named but missing or broken
-        assert len(lines(root)) == len(numbers(root))
-    assert len(due) > 50
-    assert due <= set(numbers(root))
+from fib_plugin.dataset.counts import load_counts
+from fib_plugin.dataset.merging import merge
 
 
 def test_what_killed_processes_left_half_written_is_swept(root: Path) -> None:
@@ -152,3 +111,40 @@ def test_a_definition_name_is_shared_by_fork_and_parent_without_conflict(root: P
     assert os.waitpid(child, 0)[1] == 0
     writer.close()
     assert sorted(numbers(root)) == [1, 2]
+
+
+TWO_HOSTS = """
+import os, sys
+from pathlib import Path
+from capture_cases import record
+from fib_plugin.capture import writer as module
+root = Path(sys.argv[1])
+writers = []
+for host, first in (("alpha", 0), ("beta", 100)):
+    module.this_host = lambda: host
+    counts = {"calls": {"gather_r8": {"{}": first + 1}}}
+    writers.append((module.Writer(root, rank=0, snapshot=lambda counts=counts: counts), first))
+for number in range(50):
+    for writer, first in writers:
+        assert writer.submit(record(first + number))
+for writer, _ in writers:
+    assert writer.flush(30), writer.stats
+    assert writer.stats["errors"] == {}, writer.stats
+print(os.getpid())
+"""
+
+
+def test_processes_of_one_number_on_two_hosts_share_a_folder(root: Path) -> None:
+    process = script(TWO_HOSTS, root, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    pid = int(out)
+    names = {path.name for path in (root / "workloads/gather").iterdir()}
+    assert names == {f"gather_r8.rank0.{host}-{pid}.jsonl" for host in ("alpha", "beta")}
+    assert {path.name.split(".")[0] for path in (root / "fib/counts").iterdir()} == {"alpha", "beta"}
+    assert load_counts(root) == {"gather_r8": {"{}": 102}}
+    merge(root, every=True)
+    # The shards of another host are emptied, not removed: it may have them open.
+    left = [path.name for path in (root / "workloads/gather").glob("*.jsonl") if path.stat().st_size]
+    assert left == ["gather_r8.jsonl"]
+    assert sorted(numbers(root)) == [*range(50), *range(100, 150)]

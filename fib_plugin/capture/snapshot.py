@@ -1,0 +1,209 @@
+"""Snapshots: private host copies of a live call's tensors, taken without waiting for the device. For the recorder.
+
+A tensor on a device is copied in the order of its own stream, because engines write the next step into the same buffer;
+from that copy it goes to pinned memory on a side stream, followed by a flag that the writer's thread reads. No call to
+the device's library is needed to see that it arrived: one that asks for an event breaks a graph that another thread
+captures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fib_plugin.capture.loss import Loss
+from fib_plugin.capture.snapshot_pool import Pool, Slot
+
+if TYPE_CHECKING:
+    import torch
+
+_ALIGN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """The tensors of one call in host memory that nobody else writes to; to be read once ``ready`` returns True."""
+
+    inputs: dict[str, torch.Tensor]
+    ready: Callable[[], bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor and its place in the buffer that goes to the host."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    start: int
+    size: int
+
+
+class Lane(Protocol):
+    """The way from one device to the host."""
+
+    def pack(self, pieces: Sequence[Piece], size: int) -> torch.Tensor:
+        """One buffer on the device with all pieces, as they are at this point of the current stream."""
+
+    def send(self, stage: torch.Tensor, slot: Slot) -> None:
+        """Start the copy of the buffer to the host, then of the flag."""
+
+
+class Snapshots:
+    """Takes snapshots.
+
+    >>> shot = snapshots.take({"kv_indptr": kv_indptr})
+    >>> if isinstance(shot, Loss): writer.refuse(shot)
+    """
+
+    def __init__(self, pool: Pool | None = None, lane: Callable[[torch.device], Lane] | None = None) -> None:
+        self._pool = pool or Pool()
+        self._lane = lane or StreamLane
+        self._lanes: dict[torch.device, Lane] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Once a second on the writer's thread: pin memory as soon as this process uses a device, not before."""
+        import sys
+
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            self._pool.prepare()
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> Shot | Loss:
+        """Copies of the tensors, those on a device still on their way; or why there are none."""
+        if not tensors:
+            return Shot({}, None)
+        import torch
+
+        groups: dict[torch.device, list[str]] = {}
+        for name, tensor in tensors.items():
+            if _on_device(tensor):
+                groups.setdefault(tensor.device, []).append(name)
+        if groups and _capturing():
+            return Loss.GRAPH_CAPTURE
+        inputs: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors.items():
+            if _on_device(tensor):
+                inputs[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            else:
+                inputs[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        arrivals = []
+        for device, names in groups.items():
+            arrival = self._start(device, [(tensors[name], inputs[name]) for name in names])
+            if isinstance(arrival, Loss):
+                return arrival
+            arrivals.append(arrival)
+        if len(arrivals) < 2:
+            return Shot(inputs, arrivals[0] if arrivals else None)
+        return Shot(inputs, lambda: all(arrival() for arrival in arrivals))
+
+    def _start(self, device: torch.device, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Arrival | Loss:
+        import torch
+
+        pieces, end = [], 0
+        for source, target in pairs:
+            size = target.nbytes
+            if size:
+                pieces.append(Piece(source, target, end, size))
+                end += -(-size // _ALIGN) * _ALIGN
+        slot = self._pool.take(end)
+        if slot is None:
+            return Loss.SNAPSHOT_TOO_LARGE if 0 < self._pool.largest < end else Loss.SNAPSHOT_POOL_FULL
+        with self._lock:
+            try:
+                lane = self._lanes.get(device)
+                if lane is None:
+                    lane = self._lanes[device] = self._lane(device)
+                stage = lane.pack(pieces, end)
+            except BaseException as error:
+                self._pool.give_back(slot)  # nothing was sent into it yet
+                if isinstance(error, torch.OutOfMemoryError):
+                    return Loss.DEVICE_FULL
+                raise
+            # From here on the slot comes back only by its flag: after a failure it is lost rather than used twice.
+            slot.lower()
+            lane.send(stage, slot)
+        moves = [(piece.target, piece.start, piece.size) for piece in pieces]
+        return Arrival(self._pool, slot, stage, moves)
+
+
+class Arrival:
+    """Call it until it is True: the tensors are then where they belong and the pinned memory is free for others."""
+
+    __slots__ = ("_moves", "_pool", "_seen", "_slot", "_stage")
+
+    def __init__(self, pool: Pool, slot: Slot, stage: object, moves: list[tuple[torch.Tensor, int, int]]) -> None:
+        self._pool = pool
+        self._slot: Slot | None = slot
+        self._stage = stage  # alive until it is copied
+        self._moves = moves
+        self._seen = False
+
+    def __call__(self) -> bool:
+        slot = self._slot
+        if slot is None:
+            return True
+        if not slot.arrived:
+            return False
+        if not self._seen:
+            # Data is sent before the flag, but a bus may reorder writes: what is read a look later is surely there.
+            self._seen = True
+            return False
+        for target, start, size in self._moves:
+            ctypes.memmove(target.data_ptr(), slot.address + start, size)
+        self._end()
+        return True
+
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        slot, self._slot = self._slot, None
+        self._stage, self._moves = None, []
+        if slot is not None:
+            self._pool.give_back(slot)
+
+
+class StreamLane:
+    """A CUDA device's side stream; the stream that the engine uses never waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        cuda: Any = torch.cuda
+        self._device = device
+        self._side = cuda.Stream(device)
+        self._packed = cuda.Event()
+        self._raised = torch.ones(1, dtype=torch.uint8, device=device)
+
+    def pack(self, pieces: Sequence[Piece], size: int) -> torch.Tensor:
+        import torch
+
+        stage = torch.empty(size, dtype=torch.uint8, device=self._device)
+        for piece in pieces:
+            flat = piece.source.detach().contiguous().reshape(-1).view(torch.uint8)
+            stage[piece.start : piece.start + piece.size].copy_(flat, non_blocking=True)
+        return stage
+
+    def send(self, stage: torch.Tensor, slot: Slot) -> None:
+        import torch
+
+        self._packed.record(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._side):
+            self._side.wait_event(self._packed)
+            slot.data[: stage.numel()].copy_(stage, non_blocking=True)
+            slot.flag.copy_(self._raised, non_blocking=True)
+
+
+def _on_device(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _capturing() -> bool:
+    """Whether this thread's current stream records a CUDA graph: nothing may be added to it."""
+    import torch
+
+    return torch.cuda.is_current_stream_capturing()
