@@ -1,4 +1,4 @@
-"""Makes a tiny real checkpoint with a local tokenizer: ``make_model.py DIR [llama|qwen3_moe]``.
+"""Makes a real checkpoint with a local tokenizer, tiny unless asked: ``make_model.py DIR [llama|qwen3_moe] [--help]``.
 
 Random weights with a wide initializer_range, so that any change of an op changes greedy tokens; in float32, so that
 rounding alone changes none.
@@ -6,7 +6,7 @@ rounding alone changes none.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,18 @@ from typing import Any
 VOCABULARY = 640
 
 
-def make(path: Path, kind: str = "llama", dtype: str = "float32") -> Path:
-    """A two-layer model of ``kind`` in ``path``; made once."""
+def make(
+    path: Path,
+    kind: str = "llama",
+    dtype: str = "float32",
+    *,
+    hidden: int = 128,
+    intermediate: int = 256,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+) -> Path:
+    """A model of ``kind`` in ``path``, of two narrow layers unless asked; made once."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -25,14 +35,15 @@ def make(path: Path, kind: str = "llama", dtype: str = "float32") -> Path:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": hidden // heads,
         "max_position_embeddings": 512,
-        "initializer_range": 0.3,
+        # Sums over more weights stay as large as those of the narrow model.
+        "initializer_range": 0.3 * (128 / hidden) ** 0.5,
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -41,7 +52,12 @@ def make(path: Path, kind: str = "llama", dtype: str = "float32") -> Path:
     config: Any = transformers.LlamaConfig
     model: Any = transformers.LlamaForCausalLM
     if kind == "qwen3_moe":
-        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+        sizes |= {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": intermediate // 4,
+            "norm_topk_prob": True,
+        }
         config, model = transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM
     # Under another name until it is whole: a folder that exists is taken for a checkpoint.
     unfinished = path.with_name(f"{path.name}.unfinished")
@@ -55,5 +71,16 @@ def make(path: Path, kind: str = "llama", dtype: str = "float32") -> Path:
     return path
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, metavar="DIR")
+    parser.add_argument("kind", nargs="?", default="llama", choices=("llama", "qwen3_moe"))
+    parser.add_argument("dtype", nargs="?", default="float32")
+    for name, default in (("hidden", 128), ("intermediate", 256), ("layers", 2), ("heads", 4), ("kv-heads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
+    options = vars(parser.parse_args())
+    make(options.pop("path"), options.pop("kind"), options.pop("dtype"), **options)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), *sys.argv[2:])
+    main()

@@ -1,0 +1,322 @@
+"""What capture costs: a call that is known, a call that is new, the disk, and a real engine's throughput.
+
+    python scripts/bench_capture.py [--rounds N] [--starts N] [--requests N] [--no-engine] [--seconds S] [--work DIR]
+
+The last line of output is one JSON object:
+
+    seen_ns           added to a call of a known size at its site: the lookup and the count (seen_*_ns: with what an
+                      adapter's part takes to find the site of the weight or of the heads)
+    new_us            median of a call of a new size; the worse of decode attention with realistic index lists and gemm
+                      (new_attention_from_table_us: where such lists must first be made, as for vLLM's CPU backend)
+    syncs             times that recording new calls with CUDA tensors asked for a synchronisation; null without a GPU
+    records_per_s     that reach the disk, with 4 KiB of structural inputs each
+    mib_per_s         that reach the disk, with 1 MiB of structural inputs each
+    throughput_ratio  of vLLM with capture on to vLLM without, the median over rounds that two engines serve in turn;
+                      the mean of that over starts
+
+A machine that does other work makes all of them worse; ratio_lowest and ratio_highest tell how much it varied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).parent
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS / "demo")]
+
+#: A step of decode attention: requests and tokens of each, near the mean of the Azure conversation trace.
+REQUESTS, TOKENS = 32, 1200
+BLOCK = 128
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+GEMM_N, GEMM_K = 4096, 4096
+#: New calls that are timed; between them the thread computes this many seconds.
+NEW = 200
+_PAUSE = 0.005
+#: A model whose layers cost more than the Python around them.
+MODEL = {"hidden": 1024, "intermediate": 2816, "layers": 8, "heads": 16, "kv_heads": 8}
+Call = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each engine and start (default 5)")
+    parser.add_argument("--requests", type=int, default=24, help="requests a round (default 24)")
+    parser.add_argument("--starts", type=int, default=4, help="times that both engines are started (default 4)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each rate to disk (default 3)")
+    parser.add_argument("--no-engine", action="store_true", help="leave the engine out: throughput_ratio is null")
+    parser.add_argument("--work", type=Path, help="folder of models, engine caches and logs; default a temporary one")
+    options = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith("FIB_")]:
+        del os.environ[name]
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ |= {
+            "FIB_CACHE_PATH": str(root / "cache"),
+            "FIB_DATASET_PATH": str(root / "dataset"),
+            "FIB_LOCK_PATH": str(root / "fib.lock"),
+        }
+        result = {**seen(root), **new(root, "cpu"), **on_gpu(root), **to_disk(root, options.seconds)}
+        result["throughput_ratio"] = None
+        if not options.no_engine:
+            work = options.work or root / "work"
+            work.mkdir(parents=True, exist_ok=True)
+            result |= throughput(work, options.requests, options.rounds, options.starts)
+    print(json.dumps(result))
+
+
+@contextlib.contextmanager
+def runtime_of(folder: Path) -> Iterator[Any]:
+    """A process's state with tracing on and vLLM's adapters known, so that displaced ops are written down, too."""
+    from fib_plugin.adapters.vllm.attention import CpuAttention
+    from fib_plugin.adapters.vllm.gemm import Gemm
+
+    from fib_plugin import settings
+    from fib_plugin.runtime import Runtime
+
+    # What is caught while serving is to be seen here.
+    wanted: dict[str, Any] = {"dataset_path": folder / "dataset", "cache_path": folder / "cache", "strict": True}
+    runtime = Runtime(settings.load().model_copy(update=wanted), apply=False, tracing=True)
+    for adapter in (CpuAttention, Gemm):
+        runtime.adapters[adapter.name] = adapter(runtime)
+    try:
+        yield runtime
+    finally:
+        runtime.close()
+
+
+class Attention:
+    """Decode attention calls as an adapter makes them, on tensors of ``device``.
+
+    Args:
+        lists: whether the engine passes page lists, as FlashInfer's wrappers do; if not, they are made of a block table
+            for the calls that need them, as in vLLM's CPU backend.
+    """
+
+    def __init__(self, runtime: Any, device: str, lists: bool = True) -> None:
+        import torch
+        from fib_plugin.adapters.live.attention import LiveAttention
+
+        self._device = device
+        self._lists = lists
+        self.calls = LiveAttention(runtime, "vllm.attention")
+        slots = REQUESTS * (TOKENS + NEW + BLOCK)
+        self.q = torch.zeros(REQUESTS, HEADS, HEAD_DIM, device=device)
+        # Only the pool's shape plays a part.
+        self.pool = self.q.new_empty(1).expand(slots, 1, KV_HEADS, HEAD_DIM)
+
+    def call(self, number: int) -> Call:
+        """A call whose requests hold ``TOKENS + number`` tokens: a key of its own, where the number is one."""
+        from fib_plugin.adapters.live.attention import Step
+
+        step = Step(None, number, self._make(TOKENS + number))
+        calls, q, pool = self.calls, self.q, self.pool
+
+        def attend() -> None:
+            site = calls.site(step, q, KV_HEADS)
+            site.attempt_made((q.shape[0], step.length_class), calls.inputs, step, q, pool, pool, 0.1)
+
+        return attend
+
+    def _make(self, tokens: int) -> Callable[[], tuple[Any, Any]]:
+        import torch
+        from fib_plugin.adapters.live.attention import slots_of
+
+        if self._lists:
+            indptr = torch.arange(0, (REQUESTS + 1) * tokens, tokens, dtype=torch.int32, device=self._device)
+            indices = torch.arange(REQUESTS * tokens, dtype=torch.int32, device=self._device)
+            return lambda: (indptr, indices)
+        blocks = -(-tokens // BLOCK)
+        table = torch.arange(REQUESTS * blocks, dtype=torch.int32).view(REQUESTS, blocks)
+        lengths = torch.full((REQUESTS,), tokens, dtype=torch.int32)
+        return lambda: slots_of(table, lengths, BLOCK)
+
+
+def seen(root: Path) -> dict[str, Any]:
+    """Nanoseconds that a call of a known size takes more than one without the plugin."""
+    import torch
+    from bench_dispatch import interleaved
+    from fib_plugin.adapters.live.gemm import LiveGemm
+    from fib_plugin.adapters.live.norm import LiveNorm
+
+    x, weight, row = torch.zeros(4, 64), torch.zeros(64, 64), torch.ones(64)
+    with runtime_of(root / "seen") as runtime:
+        gemm, norm = LiveGemm(runtime, "vllm.gemm"), LiveNorm(runtime, "bench.norm")
+        attend = Attention(runtime, "cpu").call(0)
+        gemm.attempt(x, weight), norm.rmsnorm(x, row, 1e-6), attend()
+        site = runtime.sites[0]
+        calls: dict[str, Call] = {
+            "nothing": lambda: None,
+            "": lambda: site.attempt(x.shape[0], (x, weight)),
+            "gemm": lambda: gemm.attempt(x, weight),
+            "norm": lambda: norm.rmsnorm(x, row, 1e-6),
+            "attention": attend,
+        }
+        before = sum(entry.calls for each in runtime.sites for entry in each.all_entries())
+        took = interleaved(calls, 41)
+        counted = sum(entry.calls for each in runtime.sites for entry in each.all_entries()) - before
+        assert counted > 1000, "no call was counted"
+        assert runtime.writer.stats["written"] + runtime.writer.stats["queued"] <= 3, "a known call was recorded"
+    nothing = took.pop("nothing")
+    return {f"seen_{name}_ns".replace("__", "_"): round(value - nothing, 1) for name, value in took.items()}
+
+
+def new(root: Path, device: str) -> dict[str, Any]:
+    """Median microseconds of a call of a new size: it is learnt, snapshotted and handed to the writer."""
+    import torch
+    from fib_plugin.adapters.live.gemm import LiveGemm
+
+    found: dict[str, Any] = {}
+    with runtime_of(root / f"new_{device}") as runtime:
+        gemm = LiveGemm(runtime, "vllm.gemm")
+        weight = torch.empty(1, device=device).expand(GEMM_N, GEMM_K)
+        rows = torch.empty(1, device=device).expand(NEW + 2, GEMM_K)
+
+        def linear(number: int) -> Call:
+            x = rows[: number + 1]
+            return lambda: gemm.attempt(x, weight)
+
+        found |= _news("gemm", linear)
+        found |= _news("attention", Attention(runtime, device).call)
+        _kept(runtime, 2 * (NEW + 1))
+    if device == "cpu":
+        with runtime_of(root / "new_tables") as runtime:
+            found |= _news("attention_from_table", Attention(runtime, device, lists=False).call)
+            _kept(runtime, NEW + 1)
+    size = 4 * (REQUESTS * TOKENS + REQUESTS + 1)
+    return {
+        "new_us": max(found["new_attention_us"], found["new_gemm_us"]),
+        **found,
+        "new_attention_kib": round(size / 1024),
+    }
+
+
+def _news(name: str, make: Callable[[int], Call]) -> dict[str, float]:
+    make(0)()  # the site is found, the definition made
+    # A second has passed since the process began to record, as in an engine that warms up.
+    time.sleep(1.2)
+    times = [_timed(make(number)) for number in range(1, NEW + 1)]
+    return {
+        f"new_{name}_us": round(statistics.median(times) * 1e6, 1),
+        f"new_{name}_p99_us": round(statistics.quantiles(times, n=100)[98] * 1e6, 1),
+    }
+
+
+def _kept(runtime: Any, calls: int) -> None:
+    assert runtime.writer.flush(120), "the disk did not take the records within two minutes"
+    stats = runtime.writer.stats
+    kept = stats["written"] + stats["duplicates"]
+    assert kept == calls, f"{kept} of {calls} new calls were kept: {stats}"
+
+
+def _timed(call: Call) -> float:
+    """Seconds of ``call`` in a thread that computes before it, as an engine's does: the writer gets its turns, too."""
+    import torch
+
+    matrix = torch.zeros(64, 64)
+    pause = time.perf_counter() + _PAUSE
+    while time.perf_counter() < pause:
+        torch.mm(matrix, matrix)
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def on_gpu(root: Path) -> dict[str, Any]:
+    """Synchronisations asked for, and microseconds of new calls, with CUDA tensors."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"syncs": None}
+    syncs = 0
+    with runtime_of(root / "syncs") as runtime:
+        attention = Attention(runtime, "cuda")
+        attention.call(0)()
+        calls = [attention.call(number) for number in range(1, NEW + 1)]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for call in calls:
+                try:
+                    _timed(call)
+                except RuntimeError as error:
+                    syncs += 1
+                    print(f"a synchronisation: {error}", file=sys.stderr)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        if not syncs:
+            _kept(runtime, NEW + 1)
+    gpu = {f"gpu_{name}": value for name, value in new(root, "cuda").items() if name.endswith("_us")}
+    return {"syncs": syncs, **gpu, "gpu": torch.cuda.get_device_name()}
+
+
+def to_disk(root: Path, seconds: float) -> dict[str, Any]:
+    from bench_writer import rate
+
+    return {
+        "records_per_s": round(rate(root / "records", 4 << 10, seconds)[0], 1),
+        "mib_per_s": round(rate(root / "bytes", 1 << 20, seconds)[1], 2),
+    }
+
+
+def throughput(work: Path, count: int, rounds: int, starts: int) -> dict[str, Any]:
+    """Two engines serve the same requests in turn, one with capture on; sizes are known to both by then."""
+    from server import Server, race
+    from traffic import requests
+
+    model = work / "model-{hidden}x{layers}".format(**MODEL)
+    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in MODEL.items()]
+    subprocess.run([sys.executable, SCRIPTS / "make_model.py", model, *sizes], check=True, stderr=subprocess.DEVNULL)
+    switches = {
+        "FIB_ENABLE_TRACING": "1",
+        "FIB_DATASET_PATH": str(work / "captured"),
+        "FIB_CACHE_PATH": str(work / "cache"),
+        "FIB_LOCK_PATH": str(work / "fib.lock"),
+    }
+    shutil.rmtree(work / "captured", ignore_errors=True)
+    races, generated = [], 0
+    for start in range(starts):
+        # Two processes differ by a few percent, whatever they run: which one starts first alternates.
+        servers = [Server("off", model, count, work, {}), Server("on", model, count, work, switches)]
+        with contextlib.ExitStack() as stack:
+            for server in servers if start % 2 == 0 else reversed(servers):
+                stack.enter_context(server)
+                server.warm_up()
+            races.append(race(*servers, rounds))
+            generated = servers[0].rounds[-1].generated
+    ratios = [1 / each.ratio for each in races]  # of seconds, the median is on over off
+    lines = sum(file.read_bytes().count(b"\n") for file in (work / "captured").glob("workloads/**/*.jsonl"))
+    assert lines, f"nothing was captured; see {work}/logs/on.log"
+    prompts = sum(len(request.prompt) for group in requests(count).values() for request in group)
+    return {
+        "throughput_ratio": round(statistics.mean(ratios), 4),
+        "ratio_by_start": [round(ratio, 4) for ratio in ratios],
+        "ratio_lowest": round(min(1 / each.highest for each in races), 4),
+        "ratio_highest": round(max(1 / each.lowest for each in races), 4),
+        "rounds": rounds,
+        "round_s": round(statistics.median(each.stock for each in races), 2),
+        "round_s_capture": round(statistics.median(each.other for each in races), 2),
+        "captured": lines,
+        "engine": "vLLM on CPU, eager, float32, one thread, up to 8 requests at once",
+        "model": {"kind": "llama", **MODEL},
+        "requests": count,
+        "prompt_tokens": prompts,
+        "output_tokens": generated,
+    }
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main()
