@@ -185,7 +185,7 @@ class Runtime:
             if key in site.entries:
                 return site.entries[key]
             if self.graphs.capturing():
-                return self.graphs.note(site, key, inputs, _axes(site, inputs))
+                return self._note(site, key, inputs)
             hidden = self.graphs.known(site, key)
             if hidden is not None:
                 return hidden
@@ -203,8 +203,18 @@ class Runtime:
             site.entries[key] = entry
             return entry
 
+    def _note(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
+        """A call that goes into the CUDA graph of this thread."""
+        try:
+            return self.graphs.note(site, key, inputs, site.axes(*inputs))
+        except Exception:
+            if self.settings.strict:
+                raise
+            logger.warning("could not look at a captured call of %s", site.adapter, exc_info=True)
+            return Entry({}, None, None, Reason.INTERNAL_ERROR.value)
+
     def _learn(self, site: Site, key: Hashable, inputs: tuple[Any, ...]) -> Entry:
-        axes = _axes(site, inputs)
+        axes = site.axes(*inputs)
         if self.recorder is not None and key not in site.recorded:
             if self._record(site, axes, inputs, key):
                 site.recorded.add(key)
@@ -228,6 +238,8 @@ class Runtime:
         """See Recorder.record. A failure to write a call down must not cost its substitution."""
         try:
             assert self.recorder is not None
+            if self.graphs.busy():
+                return False
             return self.recorder.record(site.adapter, site.definition, axes, inputs, key, chosen)
         except Exception:
             if self.settings.strict:
@@ -318,11 +330,6 @@ class Runtime:
         """Flushes the writer; the sites stay valid and run the originals' choices they had."""
         with contextlib.suppress(Exception):
             self.writer.close()
-
-
-def _axes(site: Site, inputs: tuple[Any, ...]) -> dict[str, int]:
-    axes: dict[str, int] = site.definition.axis_values([getattr(value, "shape", None) for value in inputs])
-    return axes
 
 
 def _digest(definition: Definition) -> str:

@@ -289,13 +289,13 @@ def throughput(work: Path, count: int, rounds: int, starts: int) -> dict[str, An
     races, generated = [], 0
     for start in range(starts):
         # Two processes differ by a few percent, whatever they run: which one starts first alternates.
-        servers = [Server("off", model, count, work, {}), Server("on", model, count, work, switches)]
+        off, on = Server("off", model, count, work, {}), Server("on", model, count, work, switches)
         with contextlib.ExitStack() as stack:
-            for server in servers if start % 2 == 0 else reversed(servers):
+            for server in (off, on) if start % 2 == 0 else (on, off):
                 stack.enter_context(server)
                 server.warm_up()
-            races.append(race(*servers, rounds))
-            generated = servers[0].rounds[-1].generated
+            races.append(race(off, on, rounds))
+            generated = off.rounds[-1].generated
     ratios = [1 / each.ratio for each in races]  # of seconds, the median is on over off
     lines = sum(file.read_bytes().count(b"\n") for file in (work / "captured").glob("workloads/**/*.jsonl"))
     assert lines, f"nothing was captured; see {work}/logs/on.log"

@@ -89,7 +89,7 @@ class Snapshots:
             if _on_device(tensor):
                 inputs[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             else:
-                inputs[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+                inputs[name] = _copied(tensor)
         arrivals = []
         for device, names in groups.items():
             arrival = self._start(device, [(tensors[name], inputs[name]) for name in names])
@@ -128,6 +128,17 @@ class Snapshots:
             lane.send(stage, slot)
         moves = [(piece.target, piece.start, piece.size) for piece in pieces]
         return Arrival(self._pool, slot, stage, moves)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A private copy of a host tensor, made by this thread alone: torch's own waits for its other threads to wake."""
+    import torch
+
+    plain = tensor.detach()
+    if not plain.is_contiguous() or not plain.numel() or not plain.dim():
+        return plain.clone(memory_format=torch.contiguous_format)
+    made = torch.from_numpy(plain.view(torch.uint8).numpy().copy())
+    return made.view(plain.dtype)
 
 
 class Arrival:

@@ -91,6 +91,10 @@ class Graphs:
             for site, axes, inputs in held.inputs:
                 self._record(site, axes, inputs)
 
+    def busy(self) -> bool:
+        """Whether any thread captures: what allocates or copies on the device would break its graph."""
+        return self._captures > 0
+
     def known(self, site: Site, key: Hashable) -> Entry | None:
         """The entry that a capture hides, for calls of other threads meanwhile."""
         return site.hidden.get(key) if site.hidden is not None else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from fib_plugin.dispatch.axes import reader
+
 #: Makes a definition's inputs from what the engine passes; None where the engine passes them as they are.
 Make = Callable[..., tuple[Any, ...]]
 
@@ -69,6 +71,7 @@ class Site:
 
     __slots__ = (
         "adapter",
+        "axes",
         "broke",
         "definition",
         "entries",
@@ -91,6 +94,8 @@ class Site:
         original: Original | None = None,
     ) -> None:
         self.adapter = adapter
+        #: Reads the variable axes off the definition's inputs.
+        self.axes = reader(definition)
         self.definition = definition
         self.entries: dict[Hashable, Entry] = {}
         self.retired: list[Entry] = []
