@@ -18,23 +18,32 @@ _ROWS = 64
 class Canary:
     """Holds what the inputs of one call were.
 
+    Args:
+        inputs: of the definition, in order.
+        names: of the inputs.
+        mutable: names of inputs that the op may overwrite; they are lent as copies.
+
     >>> canary = Canary(inputs)
     >>> result = run(*canary.lend())
     >>> canary.harm(outputs_of(result))      # [] when all is well
     """
 
-    def __init__(self, inputs: Sequence[Any], names: Sequence[str]) -> None:
+    def __init__(self, inputs: Sequence[Any], names: Sequence[str], mutable: Sequence[str] = ()) -> None:
         import torch
 
         self._inputs = list(inputs)
         self._names = list(names)
+        self._mutable = frozenset(i for i, name in enumerate(names) if name in mutable)
         self._tensors = [i for i, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
         self._kept = {i: self._look(inputs[i]) for i in self._tensors}
         self._uses = {i: _uses(inputs[i]) for i in self._tensors}
 
     def lend(self) -> list[Any]:
         """The inputs as tensor objects of their own, on the same memory: nobody else holds these."""
-        return [value.detach() if i in self._kept else value for i, value in enumerate(self._inputs)]
+        return [
+            value.clone() if i in self._mutable else value.detach() if i in self._kept else value
+            for i, value in enumerate(self._inputs)
+        ]
 
     def harm(self, outputs: Sequence[Any]) -> list[str]:
         """What the call did that it may not; inputs that were written to are put back. Waits for the device."""

@@ -158,15 +158,14 @@ class Trial:
     ) -> tuple[Verdict, Reason, str, Exception | None] | None:
         expected = () if self._samples else _tensors(self._original(args))
         state.restore()
-        canary = Canary(inputs, self._names)
+        canary = Canary(inputs, self._names, self._config.mutates)
         try:
             first = _tensors(self.runnable.call(*canary.lend()))
             second = _tensors(self.runnable.call(*canary.lend()))
         except Exception as error:
             return Verdict(EvaluationStatus.RUNTIME_ERROR, log=repr(error)), Reason.SOLUTION_RAISED, repr(error), error
         harm = canary.harm(first) + _shared(first, second)
-        allowed = HostState.RANDOM if self._samples else frozenset()
-        harm += [f"changes the {name} of the process" for name in state.differences() if name not in allowed]
+        harm += self._meddling(state, canary)
         state.restore()
         verdict = self._judge(inputs, first, expected)
         again = self._judge(inputs, second, expected) if verdict.passed else verdict
@@ -178,6 +177,16 @@ class Trial:
         worst = verdict if not verdict.passed else again
         self._finding.verdict = worst
         return None if worst.passed else (worst, Reason.WRONG_HERE, worst.log, None)
+
+    def _meddling(self, state: HostState, canary: Canary) -> list[str]:
+        """What of the process a call changes. Another thread may have drawn a random number: it is asked twice."""
+        allowed = HostState.RANDOM if self._samples else frozenset()
+        changed = {name for name in state.differences() if name not in allowed}
+        if changed:
+            state.restore()
+            self.runnable.call(*canary.lend())
+            changed &= set(state.differences())
+        return [f"changes the {name} of the process" for name in sorted(changed)]
 
     def _original(self, args: tuple[Any, ...]) -> Any:
         assert self.site.original is not None
@@ -227,6 +236,8 @@ class Trial:
             chunks = [[self._on_layer(args, layers, turn + step + side) for step in range(repeats)] for side in (0, 1)]
             turn += repeats + 1
             chunks[1] = [self._private(each) for each in chunks[1]]
+            if make is None and self._config.mutates:
+                chunks[0] = [self._private(each) for each in chunks[0]]
             order = (0, 1) if pair % 2 else (1, 0)
             took = {side: sample((ours, original)[side], chunks[side], device) for side in order}
             if pair == 0:  # warms up, and tells how many calls make a sample

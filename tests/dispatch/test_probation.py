@@ -194,6 +194,29 @@ def test_inputs_that_the_engine_overwrites_are_cloned_for_both(make_runtime: Mak
     torch.testing.assert_close(site.attempt(ROWS, (x,)), silu_run(x))
 
 
+def test_a_solution_may_overwrite_what_the_engines_op_overwrites(make_runtime: Make, dataset: Path) -> None:
+    proven(dataset, doing("x.zero_()", "after"))
+    folder = dataset / "fib" / "evaluation" / silu().op_type
+    folder.mkdir(parents=True)
+    (folder / f"{silu(4).name}.yaml").write_text("mutates: [x]\n")
+    site = site_of(make_runtime(probation=True))
+    x = rows()
+    copy = x.clone()
+    assert [site.attempt(ROWS, (x,)) for _ in range(3)] == [None] * 3
+    assert torch.equal(x, copy), "probation itself changes nothing"
+    torch.testing.assert_close(site.attempt(ROWS, (x,)), silu_run(copy))
+
+
+def test_another_thread_that_draws_random_numbers_does_not_count_against_a_solution(
+    make_runtime: Make, dataset: Path
+) -> None:
+    """Drawn once, as by a thread beside it, and not by every call of the solution."""
+    proven(dataset, doing("torch.rand(1) if _calls[0] == 1 else None"))
+    site = site_of(make_runtime(probation=True))
+    assert call(site, times=3) == [None] * 3
+    assert call(site, times=1) != [None]
+
+
 def test_an_engines_op_that_fails_in_probation_costs_the_substitution_and_nothing_else(
     make_runtime: Make, dataset: Path, log: Any
 ) -> None:
