@@ -58,6 +58,14 @@ class Finding:
         return replace(medians, value=min(medians.value, fastest), low=min(medians.low, fastest))
 
 
+class _SolutionError(Exception):
+    """The solution raised, whoever called it; the cause is what it raised."""
+
+
+#: What a comparison found wrong.
+_Problem = tuple[Verdict, Reason, str, "Exception | None"]
+
+
 class Trial:
     """Called with live arguments. Never answers the call, never raises what the solution raises.
 
@@ -137,6 +145,11 @@ class Trial:
             problem = self._compare(inputs, args, state)
             if problem is None:
                 self._time(make, args, inputs, device)
+        except _SolutionError as raised:
+            error = raised.__cause__
+            assert isinstance(error, Exception)
+            verdict = Verdict(EvaluationStatus.RUNTIME_ERROR, log=repr(error))
+            problem = (verdict, Reason.SOLUTION_RAISED, repr(error), error)
         finally:
             # Serving must not notice: the random state above all.
             state.restore()
@@ -153,17 +166,19 @@ class Trial:
 
     # ---- right? -------------------------------------------------------------------------------------------------
 
-    def _compare(
-        self, inputs: tuple[Any, ...], args: tuple[Any, ...], state: HostState
-    ) -> tuple[Verdict, Reason, str, Exception | None] | None:
+    def _compare(self, inputs: tuple[Any, ...], args: tuple[Any, ...], state: HostState) -> _Problem | None:
         expected = () if self._samples else _tensors(self._original(args))
         state.restore()
         canary = Canary(inputs, self._names, self._config.mutates)
         try:
-            first = _tensors(self.runnable.call(*canary.lend()))
-            second = _tensors(self.runnable.call(*canary.lend()))
-        except Exception as error:
-            return Verdict(EvaluationStatus.RUNTIME_ERROR, log=repr(error)), Reason.SOLUTION_RAISED, repr(error), error
+            first, second = (_tensors(self._run(*canary.lend())) for _ in range(2))
+        except _SolutionError:
+            canary.harm(())  # puts back what it wrote to before
+            raise
+        odd = [type(value).__name__ for value in (*first, *second) if not hasattr(value, "untyped_storage")]
+        if odd:
+            verdict = Verdict(EvaluationStatus.RUNTIME_ERROR, log=f"it returns a {odd[0]} where a tensor is expected")
+            return verdict, Reason.WRONG_HERE, verdict.log, None
         harm = canary.harm(first) + _shared(first, second)
         harm += self._meddling(state, canary)
         state.restore()
@@ -184,9 +199,15 @@ class Trial:
         changed = {name for name in state.differences() if name not in allowed}
         if changed:
             state.restore()
-            self.runnable.call(*canary.lend())
+            self._run(*canary.lend())
             changed &= set(state.differences())
         return [f"changes the {name} of the process" for name in sorted(changed)]
+
+    def _run(self, *inputs: Any) -> Any:
+        try:
+            return self.runnable.call(*inputs)
+        except Exception as error:
+            raise _SolutionError from error
 
     def _original(self, args: tuple[Any, ...]) -> Any:
         assert self.site.original is not None
@@ -212,7 +233,7 @@ class Trial:
             draws = [outputs[0]]
             if self._compared == 0:
                 rows = max(1, outputs[0].shape[0])
-                draws += [self.runnable.call(*inputs) for _ in range(max(8, _DRAWS // rows))]
+                draws += [self._run(*inputs) for _ in range(max(8, _DRAWS // rows))]
             return judge.draws(definition, inputs, draws)
         return judge.outputs(definition, outputs, expected, self._config.tolerance)
 
@@ -239,7 +260,14 @@ class Trial:
             if make is None and self._config.mutates:
                 chunks[0] = [self._private(each) for each in chunks[0]]
             order = (0, 1) if pair % 2 else (1, 0)
-            took = {side: sample((ours, original)[side], chunks[side], device) for side in order}
+            took = {}
+            for side in order:
+                try:
+                    took[side] = sample((ours, original)[side], chunks[side], device)
+                except Exception as error:
+                    if side == 1:
+                        raise
+                    raise _SolutionError from error
             if pair == 0:  # warms up, and tells how many calls make a sample
                 repeats = max(1, min(_MOST_REPEATS, int(_SAMPLE_NS / max(1.0, min(took.values())))))
                 continue

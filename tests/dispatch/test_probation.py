@@ -47,6 +47,18 @@ BAD = {
     "wrong shape": (doing("out = out[:1]", "after"), "wrong_here", "shape"),
     "wrong dtype": (doing("out = out.double()", "after"), "wrong_here", "float64"),
     "exception": (doing("raise ValueError('on purpose')"), "solution_raised", "on purpose"),
+    "exception while it is timed": (
+        doing("if _calls[0] > 5: raise ValueError('on purpose')"),
+        "solution_raised",
+        "on purpose",
+    ),
+    "writes to its input and raises": (
+        doing("x[0, 0] = 7.0; raise ValueError('on purpose')"),
+        "solution_raised",
+        "on purpose",
+    ),
+    "no tensor": (doing("out = out.tolist()", "after"), "wrong_here", "where a tensor is expected"),
+    "nothing": (doing("out = None", "after"), "wrong_here", "NoneType"),
     "writes to its input": (doing("x[0, 0] = 7.0", "after"), "harmful", "wrote to its input x"),
     "keeps its input": (doing("_kept.append(x)"), "harmful", "keeps a reference to its input x"),
     "keeps a view of its input": (doing("_kept.append(x[1:])"), "harmful", "keeps a reference"),
