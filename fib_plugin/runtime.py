@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fib_plugin import ops
+from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.capture.config import CaptureConfig
 from fib_plugin.capture.policy import Policy
 from fib_plugin.capture.recorder import Recorder
@@ -24,7 +25,7 @@ from fib_plugin.dispatch.catalog import Catalog
 from fib_plugin.dispatch.chooser import Chooser
 from fib_plugin.dispatch.graphs import Graphs
 from fib_plugin.dispatch.guard import Guard
-from fib_plugin.dispatch.quarantine import Quarantine
+from fib_plugin.dispatch.quarantine import FOLDER, Quarantine
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.reports import Reports
 from fib_plugin.dispatch.site import Entry, Original, Site
@@ -90,7 +91,7 @@ class Runtime:
         self._reports = Reports(root, self.displaced)
         self.guard = Guard(
             self.sites,
-            Quarantine(cache / "quarantine"),
+            Quarantine(cache / FOLDER),
             strict=settings.strict,
             probation=settings.probation,
             recheck_every=settings.recheck_every,
@@ -264,7 +265,7 @@ class Runtime:
         return Solution(
             name=f"{owner.engine.name}_{version}_{adapter.partition('.')[2]}__{definition.name}",
             definition=definition.name,
-            author="engine",
+            author=ENGINE_AUTHOR,
             description=f"What {owner.engine.name} {version} runs here; solutions are measured against it.",
             spec=BuildSpec(
                 language=Language.PYTHON,

@@ -88,7 +88,7 @@ class Tap(Site):
             if not plan.due():
                 return
             inputs = args if make is None else make(*args)
-            axes = self.definition.axis_values([getattr(value, "shape", None) for value in inputs])
+            axes = self.axes(*inputs)
             settled = self._recorder.record(self.adapter, self.definition, axes, inputs, key)
             if settled and plan.terms.sample_rate >= 1 and plan.full(plan.point(axes, (self.adapter, key))):
                 self.done.add(key)
