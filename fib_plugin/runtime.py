@@ -123,6 +123,10 @@ class Runtime:
                 if isinstance(entry.trial, Trial):
                     entry.trial.forked()
 
+    def wants_values(self, op_type: str) -> bool:
+        """Whether calls of ``op_type`` must be seen with all their inputs, not only with shapes and structure."""
+        return self.tracing and self.capture.wants_values(op_type)
+
     def match(self, harvested: Definition) -> Definition:
         """The dataset's definition of the same structure, else ``harvested`` itself, renamed if its name is taken.
 

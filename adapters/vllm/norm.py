@@ -48,11 +48,19 @@ class Norm(Adapter):
             _fake_fused,
         )
         self.plain_seen = self.fused_seen = None
-        if runtime.tracing:
+        #: Whether calls that stay in a graph are seen with their values, for which a graph must keep these in memory.
+        self.values = runtime.wants_values("rmsnorm")
+        if runtime.tracing and self.values:
             self.plain_seen = observer("rmsnorm_seen(Tensor(a!) x, Tensor weight, float eps) -> ()", self._look_plain)
             self.fused_seen = observer(
                 "fused_add_rmsnorm_seen(Tensor(a!) x, Tensor residual, Tensor weight, float eps) -> ()",
                 self._look_fused,
+            )
+        elif runtime.tracing:
+            # The result of a plain norm has the shape of its input, which is a view where heads are normalised.
+            self.plain_seen = observer("rmsnorm_done(Tensor(a!) out, Tensor weight, float eps) -> ()", self._look_plain)
+            self.fused_seen = observer(
+                "fused_add_rmsnorm_rows(Tensor(a!) x, Tensor weight, float eps) -> ()", self._look_fused_rows
             )
 
     def graph_facts(self) -> str:
@@ -84,11 +92,7 @@ class Norm(Adapter):
                     return self.plain.call(x, weight, eps)
                 if wins:
                     return self.fused.call(x, residual, weight, eps)
-                if residual is None and self.plain_seen is not None:
-                    self.plain_seen.call(x, weight, eps)
-                elif residual is not None and self.fused_seen is not None:
-                    self.fused_seen.call(x, residual, weight, eps)
-                return original(norm, x, residual)
+                return self._seen(original, norm, x, residual)
             if residual is None:
                 out: Any = self.calls.rmsnorm(x, weight, eps)
             else:
@@ -96,6 +100,22 @@ class Norm(Adapter):
             return original(norm, x, residual) if out is None else out
 
         return forward_native
+
+    def _seen(self, original: Callable[..., Any], norm: Any, x: torch.Tensor, residual: torch.Tensor | None) -> Any:
+        """The engine's op with an observer beside it, while a graph is traced."""
+        weight, eps = norm.weight.data, norm.variance_epsilon
+        if residual is not None and self.fused_seen is not None:
+            self.fused_seen.call(x, *((residual,) if self.values else ()), weight, eps)
+        elif residual is None and self.values and self.plain_seen is not None:
+            self.plain_seen.call(x, weight, eps)
+        out = original(norm, x, residual)
+        if residual is None and not self.values and self.plain_seen is not None:
+            self.plain_seen.call(out, weight, eps)
+        return out
+
+    def _look_fused_rows(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+        if self.live:
+            self.calls.fused_add_rmsnorm(x, x, weight, eps)
 
     def _look_plain(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
         if self.live:

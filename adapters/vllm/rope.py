@@ -39,9 +39,19 @@ class Rope(Adapter):
         arguments = "Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox"
         self.op = opaque(f"rope({arguments}) -> (Tensor, Tensor)", self._body, _fake)
         self.seen = None
-        if runtime.tracing:
+        #: Whether calls that stay in a graph are seen with their values, for which a graph must keep these in memory.
+        self.values = runtime.wants_values("rope")
+        #: One element of each kind, to be stretched to the shape of a query or key.
+        self._elements: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+        if runtime.tracing and self.values:
             self.seen = observer(
                 f"rope_seen({arguments.replace('Tensor query', 'Tensor(a!) query')}) -> ()", self._look
+            )
+        elif runtime.tracing:
+            self.seen = observer(
+                "rope_tokens(Tensor(a!) positions, Tensor cache, SymInt query_width, SymInt key_width, "
+                "ScalarType dtype, int head_size, bool is_neox) -> ()",
+                self._look_tokens,
             )
 
     def graph_facts(self) -> str:
@@ -80,6 +90,12 @@ class Rope(Adapter):
             if not torch.compiler.is_compiling():
                 self.decline()
             return None
+        if torch.compiler.is_compiling() and not wins and not self.values:
+            if self.seen is not None:
+                # The cache as it is: a graph would convert it for the observer alone, on every call.
+                widths = query.numel() // query.shape[0], key.numel() // key.shape[0]
+                self.seen.call(positions, rope.cos_sin_cache, *widths, query.dtype, rope.head_size, rope.is_neox_style)
+            return None
         cache = rope._match_cos_sin_cache_dtype(query)
         if not torch.compiler.is_compiling():
             return self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)
@@ -88,6 +104,26 @@ class Rope(Adapter):
         if self.seen is not None:
             self.seen.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)
         return None
+
+    def _look_tokens(
+        self,
+        positions: torch.Tensor,
+        cache: torch.Tensor,
+        query_width: int,
+        key_width: int,
+        dtype: torch.dtype,
+        head_size: int,
+        is_neox: bool,
+    ) -> None:
+        if not self.live:
+            return
+        kind = dtype, positions.device
+        element = self._elements.get(kind)
+        if element is None:
+            element = self._elements[kind] = torch.empty(1, dtype=dtype, device=positions.device)
+        tokens = positions.numel()
+        query, key = element.expand(tokens, query_width), element.expand(tokens, key_width)
+        self.calls.attempt(positions, query, key, cache, head_size, is_neox)
 
     def _look(
         self,

@@ -114,6 +114,11 @@ class CaptureConfig(YamlModel):
         except SchemaError as error:
             raise _explained(error) from None
 
+    def wants_values(self, op_type: str) -> bool:
+        """Whether any definition of ``op_type`` may have more than its structural inputs written down."""
+        rules = (self.default, self.op_types.get(op_type), *self.definitions.values())
+        return any(rule is not None and rule.dump not in (None, "none", "structural") for rule in rules)
+
     def terms(self, definition: Definition) -> Terms:
         """What holds for one definition."""
         terms = Terms()

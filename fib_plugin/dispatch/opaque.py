@@ -66,9 +66,11 @@ def observer(schema: str, body: Callable[..., Any]) -> Opaque:
     """An op without a result, for calls that a graph keeps as they are: what is around it is compiled as without it.
 
     Args:
-        schema: ``name(Tensor(a!) x) -> ()``. One tensor that a kernel of its own has just made (the result of a matrix
-            product) is declared as written to, although it is not: a compiler drops an op that nothing needs, and
-            graphs that hold ops with effects cannot be kept in a cache.
+        schema: ``name(Tensor(a!) x) -> ()``. One tensor is declared as written to, although it is not: a compiler drops
+            an op that nothing needs, and graphs that hold ops with effects cannot be kept in a cache. Take a tensor
+            that lies in memory anyway and whole (an input of the graph, a weight, the result of a matrix product): of
+            a view the compiler makes a copy, and what it would have computed in passing it must write for any
+            argument. Sizes go as SymInt.
         body: gets real tensors; what it returns is ignored.
 
     Raises:

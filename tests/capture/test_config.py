@@ -126,3 +126,19 @@ def test_in_an_engine_a_broken_file_turns_tracing_off_and_says_so_in_one_line(fi
     (line,) = log.warnings
     assert line.startswith(f"tracing is off: FIB_CAPTURE_CONFIG: {file}: default.keep")
     assert for_engine(None) == CaptureConfig()
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        ({}, False),
+        ({"default": {"dump": "structural"}}, False),
+        ({"op_types": {"rope": {"dump": "none"}}}, False),
+        ({"op_types": {"gemm": {"dump": "all"}}}, False),
+        ({"default": {"dump": "all"}}, True),
+        ({"op_types": {"rope": {"dump": ["q"]}}}, True),
+        ({"definitions": {"some_rope": {"dump": "all"}}}, True),  # which op type it is of is not known yet
+    ],
+)
+def test_values_are_wanted_only_when_a_rule_dumps_more_than_structure(rules: dict[str, Any], wanted: bool) -> None:
+    assert CaptureConfig.model_validate(rules).wants_values("rope") is wanted
