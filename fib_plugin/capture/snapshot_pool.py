@@ -7,6 +7,7 @@ has not run by then); later buffers are made by `prepare` on the writer's thread
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ class Pool:
         made: list[Slot] = []
         try:
             # A tensor made in inference mode could not be written to outside of it.
-            with torch.inference_mode(False), _beside_captures():
+            with torch.inference_mode(False), beside_captures():
                 for size, count in classes:
                     slab = torch.empty(size * count, dtype=torch.uint8, pin_memory=self._pinned)
                     flags = torch.empty(count, dtype=torch.uint8, pin_memory=self._pinned).fill_(1)
@@ -138,11 +139,10 @@ class Pool:
 
 
 @contextmanager
-def _beside_captures() -> Iterator[None]:
-    """Let this thread pin memory while another captures a CUDA graph, which would otherwise break that capture."""
-    try:
-        exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
-    except (OSError, AttributeError):  # no such device
+def beside_captures() -> Iterator[None]:
+    """Let this thread allocate while another captures a CUDA graph, which would otherwise break that capture."""
+    exchange = _exchange()
+    if exchange is None:
         yield
         return
     mode = ctypes.c_int(2)  # CU_STREAM_CAPTURE_MODE_RELAXED
@@ -151,3 +151,11 @@ def _beside_captures() -> Iterator[None]:
         yield
     finally:
         exchange(ctypes.byref(mode))
+
+
+@functools.cache
+def _exchange() -> Any:
+    try:
+        return ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    except (OSError, AttributeError):  # no such device
+        return None

@@ -193,18 +193,20 @@ def test_a_snapshot_in_flight_does_not_break_a_graph_that_another_thread_capture
     torch.cuda.synchronize()
     thread = threading.Thread(target=capture)
     side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        thread.start()
-        assert started.wait(20)
-        # The device is busy, so that the writer's thread looks many times while the graph is captured.
-        keep_busy(0.3)
-        shot = take(snapshots, index=source)
-    entry = record(0, **shot.inputs)
-    entry.ready = shot.ready
-    writer.submit(entry)
-    time.sleep(0.1)
-    polled.set()
-    thread.join(30)
+    thread.start()
+    try:
+        with torch.cuda.stream(side):
+            assert started.wait(20)
+            # The device is busy, so that the writer's thread looks many times while the graph is captured.
+            keep_busy(0.3)
+            shot = take(snapshots, index=source)
+        entry = record(0, **shot.inputs)
+        entry.ready = shot.ready
+        writer.submit(entry)
+        time.sleep(0.1)
+    finally:  # a capture left open would fail every test after this one
+        polled.set()
+        thread.join(30)
     assert results == [[3] * 8]
     assert writer.flush(20)
     assert numbers(root) == [5]
@@ -223,12 +225,14 @@ def test_memory_is_pinned_beside_a_graph_that_another_thread_captures() -> None:
 
     thread = threading.Thread(target=capture)
     thread.start()
-    assert started.wait(20)
-    # A size that no earlier test has pinned: torch keeps what was freed.
-    made = Pool(((3 << 20, 1),))
-    made.prepare()
-    polled.set()
-    thread.join(30)
+    try:
+        assert started.wait(20)
+        # A size that no earlier test has pinned: torch keeps what was freed.
+        made = Pool(((3 << 20, 1),))
+        made.prepare()
+    finally:
+        polled.set()
+        thread.join(30)
     assert results == [[3] * 8]
     assert made.largest == 3 << 20
 
