@@ -7,7 +7,8 @@ The last line of output is one JSON object:
     seen_ns           added to a call of a known size at its site: the lookup and the count (seen_*_ns: with what an
                       adapter's part takes to find the site of the weight or of the heads)
     new_us            median of a call of a new size; the worse of decode attention with realistic index lists and gemm
-                      (new_attention_from_table_us: where such lists must first be made, as for vLLM's CPU backend)
+                      (new_attention_from_table_us: where the writer makes such lists of a block table, as for vLLM's
+                      CPU backend)
     syncs             times that recording new calls with CUDA tensors asked for a synchronisation; null without a GPU
     records_per_s     that reach the disk, with 4 KiB of structural inputs each
     mib_per_s         that reach the disk, with 1 MiB of structural inputs each
@@ -101,8 +102,8 @@ class Attention:
     """Decode attention calls as an adapter makes them, on tensors of ``device``.
 
     Args:
-        lists: whether the engine passes page lists, as FlashInfer's wrappers do; if not, they are made of a block table
-            for the calls that need them, as in vLLM's CPU backend.
+        lists: whether the engine passes page lists, as FlashInfer's wrappers do; if not, the writer makes them of a
+            block table for the calls that are written down, as for vLLM's CPU backend.
     """
 
     def __init__(self, runtime: Any, device: str, lists: bool = True) -> None:
@@ -119,29 +120,30 @@ class Attention:
 
     def call(self, number: int) -> Call:
         """A call whose requests hold ``TOKENS + number`` tokens: a key of its own, where the number is one."""
-        from fib_plugin.adapters.live.attention import Step
-
-        step = Step(None, number, self._make(TOKENS + number))
         calls, q, pool = self.calls, self.q, self.pool
+        step, make = self._step(number), calls.inputs if self._lists else calls.shown
 
         def attend() -> None:
             site = calls.site(step, q, KV_HEADS)
-            site.attempt_made((q.shape[0], step.length_class), calls.inputs, step, q, pool, pool, 0.1)
+            site.attempt_made((q.shape[0], step.length_class), make, step, q, pool, pool, 0.1)
 
         return attend
 
-    def _make(self, tokens: int) -> Callable[[], tuple[Any, Any]]:
+    def _step(self, number: int) -> Any:
         import torch
-        from fib_plugin.adapters.live.attention import slots_of
+        from fib_plugin.adapters.live.attention import Step, table_step
 
+        tokens = TOKENS + number
         if self._lists:
             indptr = torch.arange(0, (REQUESTS + 1) * tokens, tokens, dtype=torch.int32, device=self._device)
             indices = torch.arange(REQUESTS * tokens, dtype=torch.int32, device=self._device)
-            return lambda: (indptr, indices)
+            return Step(None, number, lambda: (indptr, indices))
         blocks = -(-tokens // BLOCK)
         table = torch.arange(REQUESTS * blocks, dtype=torch.int32).view(REQUESTS, blocks)
         lengths = torch.full((REQUESTS,), tokens, dtype=torch.int32)
-        return lambda: slots_of(table, lengths, BLOCK)
+        step = table_step(None, table, lengths, BLOCK, tokens)
+        step.length_class = number
+        return step
 
 
 def seen(root: Path) -> dict[str, Any]:

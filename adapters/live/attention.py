@@ -5,6 +5,7 @@ Engines with pages of any size but 64 are expressed with page_size 1: the index 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from fib_plugin.adapters.live.dtype import NAMES
 
 from fib_plugin import ops
+from fib_plugin.capture.derived import Derived, Recipe
 from fib_plugin.dispatch.site import Original, Site
 from fib_plugin.runtime import Runtime
 
@@ -23,19 +25,25 @@ class Step:
         qo_indptr: None when every request has one new token (decode).
         length_class: of the mean KV length (see OpSpec.point).
         make: makes (kv_indptr, kv_indices).
+        recipe: makes them on the writer's thread, for a call that is only written down; None: ``make`` is cheap.
+        shapes: of the two, if there is a recipe.
     """
 
-    __slots__ = ("_lists", "_make", "length_class", "qo_indptr")
+    __slots__ = ("_lists", "_make", "_recipe", "_shapes", "length_class", "qo_indptr")
 
     def __init__(
         self,
         qo_indptr: torch.Tensor | None,
         length_class: int,
         make: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+        recipe: Recipe | None = None,
+        shapes: tuple[tuple[int], tuple[int]] | None = None,
     ) -> None:
         self.qo_indptr = qo_indptr
         self.length_class = length_class
         self._make = make
+        self._recipe = recipe
+        self._shapes = shapes
         self._lists: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def lists(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,6 +51,35 @@ class Step:
         if self._lists is None:
             self._lists = self._make()
         return self._lists
+
+    def shown(self) -> tuple[torch.Tensor, torch.Tensor] | tuple[Derived, Derived]:
+        """What ``lists`` returns if that is cheap, else stand-ins that a record may hold but no solution can read."""
+        if self._recipe is None or self._shapes is None or self._lists is not None:
+            return self.lists()
+        return Derived(self._recipe, 0, self._shapes[0]), Derived(self._recipe, 1, self._shapes[1])
+
+
+def table_step(
+    qo_indptr: torch.Tensor | None,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    block_size: int,
+    max_length: int,
+) -> Step:
+    """The step of an engine that keeps a block table (see slots_of); lengths are host tensors.
+
+    Args:
+        max_length: of a request; columns of the table beyond it are not looked at.
+    """
+    requests, total = seq_lens.shape[0], int(seq_lens.sum())
+    used = block_table[:requests, : -(-max_length // block_size)]
+    return Step(
+        qo_indptr,
+        ops.length_class(total // max(1, requests)),
+        lambda: slots_of(block_table, seq_lens, block_size),
+        Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens),
+        ((requests + 1,), (total,)),
+    )
 
 
 def slots_of(block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,6 +96,19 @@ def slots_of(block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int)
     offset = torch.arange(total, device=lengths.device) - indptr[:-1].to(torch.int64)[request]
     blocks = block_table[request, offset // block_size].to(torch.int64)
     return indptr, (blocks * block_size + offset % block_size).to(torch.int32)
+
+
+def slots_by_host(block_size: int, block_table: Any, seq_lens: Any) -> tuple[Any, Any]:
+    """slots_of as numpy arrays, made by one thread: torch would give the writer's thread helpers of its own."""
+    import numpy
+
+    table, lengths = numpy.asarray(block_table), numpy.asarray(seq_lens).astype(numpy.int64)
+    indptr = numpy.zeros(lengths.size + 1, dtype=numpy.int64)
+    numpy.cumsum(lengths, out=indptr[1:])
+    request = numpy.repeat(numpy.arange(lengths.size), lengths)
+    offset = numpy.arange(indptr[-1]) - numpy.repeat(indptr[:-1], lengths)
+    slots = table[request, offset // block_size].astype(numpy.int64) * block_size + offset % block_size
+    return indptr.astype(numpy.int32), slots.astype(numpy.int32)
 
 
 class LiveAttention:
@@ -108,6 +158,16 @@ class LiveAttention:
         if step.qo_indptr is None:
             return (q, k_cache, v_cache, kv_indptr, indices, sm_scale)
         return (q, k_cache, v_cache, step.qo_indptr, kv_indptr, indices, sm_scale)
+
+    @staticmethod
+    def shown(
+        step: Step, q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, sm_scale: float
+    ) -> tuple[object, ...]:
+        """The definition's inputs for a first look at a call: only shapes and what is written down can be read."""
+        lists = step.shown()
+        if step.qo_indptr is None:
+            return (q, k_cache, v_cache, *lists, sm_scale)
+        return (q, k_cache, v_cache, step.qo_indptr, *lists, sm_scale)
 
 
 def _copied_back(result: Any) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_of
+from fib_plugin.adapters.live.attention import LiveAttention, Step, table_step
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.vllm.cpu_cache import CpuCache
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.ops import length_class
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
@@ -117,7 +116,7 @@ class CpuAttention(Adapter):
         if size not in site.entries:
             # The pool's data plays no part in a choice or a record: only its shape does.
             pool = kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, impl.head_size)
-            site.learn(site, size, self.calls.inputs(step, q, pool, pool, impl.scale))
+            site.learn(site, size, self.calls.shown(step, q, pool, pool, impl.scale))
         call = _Call(impl, layer, query, key, value, kv_cache, metadata, output)
         result = site.attempt_made(size, self._inputs, call, step, q)
         if result is None:
@@ -158,8 +157,7 @@ def _unsupported(impl: Any, metadata: Any) -> bool:
 def _step(metadata: Any, block_size: int) -> Step:
     requests = metadata.seq_lens.shape[0]
     decode = metadata.num_actual_tokens == requests and metadata.max_query_len == 1
-    return Step(
-        qo_indptr=None if decode else metadata.query_start_loc[: requests + 1].to(torch.int32),
-        length_class=length_class(int(metadata.seq_lens.sum()) // max(1, requests)),
-        make=lambda: slots_of(metadata.block_table, metadata.seq_lens, block_size),
-    )
+    qo_indptr = None if decode else metadata.query_start_loc[: requests + 1].to(torch.int32)
+    # Not the metadata's own maximum: it may be an upper bound, and the table is wide.
+    longest = int(metadata.seq_lens.max()) if requests else 0
+    return table_step(qo_indptr, metadata.block_table, metadata.seq_lens, block_size, longest)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from fib_plugin.capture.blob import HostTensor, encode, host_tensor
+from fib_plugin.capture.derived import Derived, Recipe
 from fib_plugin.capture.files import create, sync_folder, write_temporary
 from fib_plugin.capture.loss import Loss
 from fib_plugin.capture.quota import Quota
@@ -214,8 +215,13 @@ def _contents(record: Record) -> tuple[dict[str, Any], dict[str, HostTensor]]:
         )
     inputs: dict[str, Any] = {}
     tensors: dict[str, HostTensor] = {}
+    made: dict[Recipe, tuple[Any, ...]] = {}
     for key in record.definition.inputs:
         value = record.inputs.get(key, RANDOM)
+        if isinstance(value, Derived):
+            if value.recipe not in made:
+                made[value.recipe] = value.recipe.made()
+            value = made[value.recipe][value.index]
         inputs[key] = {"type": "random"}
         if record.definition.inputs[key].shape is None and hasattr(value, "item"):
             value = value.item()  # a number that came from a device

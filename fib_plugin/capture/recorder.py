@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fib_plugin.capture.control import Control
+from fib_plugin.capture.derived import Derived, Recipe
 from fib_plugin.capture.loss import Loss
 from fib_plugin.capture.policy import Answer, Plan, Policy
 from fib_plugin.capture.policy_members import Members
@@ -100,6 +101,7 @@ class Recorder:
         definition = plan.definition
         values: dict[str, Any] = {}
         tensors: dict[str, Any] = {}
+        derived: dict[str, Derived] = {}
         for (name, spec), value in zip(definition.inputs.items(), inputs, strict=True):
             values[name] = RANDOM
             if spec.shape is None:
@@ -108,11 +110,15 @@ class Recorder:
                 else:
                     values[name] = value if isinstance(value, (bool, int)) else float(value)
             elif name in plan.by_value and value is not None:
-                tensors[name] = value
+                if isinstance(value, Derived):
+                    derived[name] = value
+                    tensors.update((_source(value.recipe, key), each) for key, each in value.recipe.sources.items())
+                else:
+                    tensors[name] = value
         shot = self._snapshots.take(tensors)
         if isinstance(shot, Loss):
             return shot
-        values.update(shot.inputs)
+        values.update(_with_copies(derived, shot.inputs) if derived else shot.inputs)
         displaced = self._displaced(adapter, definition)
         return Record(definition=definition, displaced=displaced, axes=axes, inputs=values, ready=shot.ready)
 
@@ -160,3 +166,21 @@ class Recorder:
             if part.__qualname__ not in self._told:
                 self._told.add(part.__qualname__)
                 log.warning("capture: %s failed and is tried again each second: %r", part.__qualname__, error)
+
+
+def _source(recipe: Recipe, key: str) -> str:
+    """A name that no input has, for a copy of what a recipe is made of."""
+    return f"{id(recipe)}:{key}"
+
+
+def _with_copies(derived: dict[str, Derived], copies: dict[str, Any]) -> dict[str, Any]:
+    """The record's inputs, the derived ones to be made of copies of their sources."""
+    own = dict(copies)
+    recipes: dict[int, Recipe] = {}
+    for name, value in derived.items():
+        recipe = value.recipe
+        if id(recipe) not in recipes:
+            sources = {key: own.pop(_source(recipe, key)) for key in recipe.sources}
+            recipes[id(recipe)] = Recipe(recipe.make, **sources)
+        own[name] = Derived(recipes[id(recipe)], value.index, value.shape)
+    return own

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fib_plugin.adapters.live.activation import LiveActivation
-from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_of
+from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_by_host, slots_of, table_step
 from fib_plugin.adapters.live.gemm import LiveGemm
 from fib_plugin.adapters.live.moe import LiveMoe
 from fib_plugin.adapters.live.norm import LiveNorm
@@ -20,8 +20,10 @@ from fib_plugin.adapters.live.sampling import LiveSampling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proven import MARK
+from safetensors.torch import load_file
 
 from fib_plugin import ops
+from fib_plugin.dataset import TraceSet
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
@@ -351,6 +353,35 @@ def test_slots_are_those_of_a_loop_over_requests_and_tokens(lengths: list[int], 
     assert indptr.tolist() == ends
     assert indices.tolist() == wanted
     assert (indptr.dtype, indices.dtype) == (torch.int32, torch.int32)
+    by_host = slots_by_host(block_size, table, torch.tensor(lengths, dtype=torch.int32))
+    assert [each.tolist() for each in by_host] == [ends, wanted]
+    assert [str(each.dtype) for each in by_host] == ["int32", "int32"]
+
+
+@pytest.mark.parametrize("decode", [True, False], ids=["decode", "prefill"])
+def test_page_lists_are_written_down_as_they_were_though_they_are_made_after_the_call(
+    make_runtime: Make, dataset: Path, monkeypatch: pytest.MonkeyPatch, decode: bool
+) -> None:
+    runtime = make_runtime(apply=False, tracing=True)
+    live = LiveAttention(runtime, "toy.attention")
+    table = torch.tensor([[3, 1, 9], [5, 0, 9]], dtype=torch.int32)
+    lengths = torch.tensor([2, 5], dtype=torch.int32)
+    wanted = slots_of(table, lengths, 4)
+    q, pool = normal(2, 4, 8), normal(40, 1, 2, 8)
+    indptr = None if decode else torch.tensor([0, 1, 2], dtype=torch.int32)
+    step = table_step(indptr, table, lengths, 4, max_length=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("fib_plugin.adapters.live.attention.slots_of", None)  # too dear for the engine's thread
+        assert live.site(step, q, 2).attempt_made((2, 1), live.shown, step, q, pool, pool, 0.3) is None
+    table.fill_(77), lengths.fill_(1)
+    assert runtime.writer.flush()
+    (line,) = [trace for traces in TraceSet.from_path(dataset).workloads.values() for trace in traces]
+    sources = line.workload.inputs
+    stored = load_file(dataset / sources["kv_indices"].path)
+    assert torch.equal(stored["kv_indptr"], wanted[0])
+    assert torch.equal(stored["kv_indices"], wanted[1])
+    assert set(stored) == {"kv_indptr", "kv_indices"} | (set() if decode else {"qo_indptr"})
+    assert line.workload.axes["num_kv_indices"] == 7
 
 
 def test_slots_read_no_entry_of_the_block_table_beyond_a_requests_length() -> None:
