@@ -1,8 +1,7 @@
-"""Child: the parent's handle of the process that runs solutions. Every wait has a limit; every end has a cause."""
+"""Child: the parent's handle of a process that runs solutions, or references. Waits have a limit, ends have a cause."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -10,16 +9,31 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from fib_plugin.bench import wire
+from fib_plugin.bench import sandbox, tree, wire
 from fib_plugin.bench.blob import Blob
+from fib_plugin.bench.drain import Drain
+from fib_plugin.bench.environment import environment
 
 _START_S = 180.0
-_LOG_BYTES = 6000
+_POLL_S = 0.1
+#: What torch and an engine's libraries hold before any solution is read.
+_BASE_BYTES = 4 << 30
+#: A compiler's driver starts a handful; a pool of threads per library is normal on a large host.
+_MOST_PROCESSES = 32
+_MOST_THREADS = 4096
+# The scratch folder is no place to import from.
 _CODE = """import sys
+sys.path[:] = [path for path in sys.path if path]
+from fib_plugin.bench import sandbox
+sandbox.begin(sys.argv[2])
 from fib_plugin.bench.worker import main
 main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 """
@@ -46,29 +60,59 @@ class Child:
     """A process that answers `wire` requests, in a session and a scratch folder of its own.
 
     After `ChildDied` or `ChildTimeout` it is of no more use; make a new one.
+
+    Args:
+        place: where it runs.
+        role: a "solution" child is sandboxed; a "referee" runs only what is trusted, and is not.
+        memory_bytes: how much more memory than at its start a solution child may take; None is half of what is free.
+        readable: what a solution child may read besides the interpreter, its libraries and the build cache.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(
+        self,
+        place: Place,
+        role: Literal["solution", "referee"] = "solution",
+        memory_bytes: int | None = None,
+        readable: Sequence[Path] = (),
+    ) -> None:
         self.place = place
+        self.role = role
         self.loaded: set[str] = set()
         self.prepared: str | None = None
-        self._scratch = Path(tempfile.mkdtemp(prefix="fib-bench-"))
-        self._log = self._scratch / "output.log"
-        self._log_start = 0
+        #: Protections that this host lacks, in words; known from the first answer on.
+        self.notes: tuple[str, ...] = ()
+        self.scratch = Path(tempfile.mkdtemp(prefix="fib-bench-"))
+        self._memory = memory_bytes if memory_bytes is not None else _free_bytes() // 2
+        self._mark = uuid.uuid4().hex
+        self._seen: set[int] = set()
+        self._cause = ""
+        surroundings = environment(place.device, place.threads, self.scratch, role)
+        surroundings[tree.MARK] = self._mark
+        if role == "solution":
+            surroundings[sandbox.ORDER] = sandbox.order(self.scratch, readable, place.cache, self._memory)
         ours, theirs = socket.socketpair()
         self._line = ours
-        with theirs, self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, str(theirs.fileno()), place.device, str(place.threads)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is the parent's affair, and one kill ends all that a solution starts
-                cwd=self._scratch,
-                env=_environment(place),
-            )
+        reading, writing = os.pipe()
+        try:
+            with theirs:
+                device = place.device.partition(":")[0]  # the environment shows it one device only
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _CODE, str(theirs.fileno()), device, str(place.threads)],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is the parent's affair, and one kill ends most of what it starts
+                    cwd=self.scratch,
+                    env=surroundings,
+                )
+        finally:
+            os.close(writing)
+        self._drain = Drain(reading)
         self._started = False
+        self._over = threading.Event()
+        if role == "solution":
+            threading.Thread(target=self._watch, name="fib-bench-watch", daemon=True).start()
 
     def request(self, message: wire.Request, timeout: float, blob: Blob | None = None) -> wire.Reply:
         """Send ``message`` and wait for the answer.
@@ -79,9 +123,10 @@ class Child:
         """
         try:
             if not self._started:  # not on the solution's time
-                wire.receive_reply(self._line, time.monotonic() + _START_S)
+                hello = wire.receive_reply(self._line, time.monotonic() + _START_S)
+                self.notes = tuple(getattr(hello, "notes", ()))
                 self._started = True
-            self._log_start = self._log_size()
+            self._drain.mark()
             deadline = time.monotonic() + timeout
             self._line.settimeout(timeout)
             wire.send(self._line, message)
@@ -89,8 +134,12 @@ class Child:
                 socket.send_fds(self._line, [b"F"], [blob.descriptor])
             return wire.receive_reply(self._line, deadline)
         except TimeoutError:
+            stopped = tree.state(self._process.pid) == "T"
+            said = f"no answer within {timeout:.1f} s" + (
+                "; the process had been stopped by a signal" if stopped else ""
+            )
             self.close()
-            raise ChildTimeout(f"no answer within {timeout:.1f} s") from None
+            raise ChildTimeout(said) from None
         except (wire.WireError, OSError) as error:
             raise ChildDied(self._obituary(error)) from None
 
@@ -103,35 +152,56 @@ class Child:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def log(self) -> str:
-        """The end of what the process printed since the last request was sent."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(self._log_start, self._log_size() - _LOG_BYTES))
-                return file.read(_LOG_BYTES).decode(errors="replace").strip()
-        except OSError:
-            return ""
+        """What the process printed since the last request was sent: of much, the beginning and the end."""
+        return self._drain.text()
 
     def close(self) -> None:
         """End the process and everything it started. Harmless when it has ended."""
+        if self._over.is_set():
+            return
+        self._over.set()
         self._line.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # Once it was waited for, its number and those below may be another's: only what carries the mark is ours.
+        known = {pid for pid in self._seen if pid in tree.marked(self._mark)} if self._seen else set()
+        if self._process.returncode is None:
+            tree.end(self._process.pid, self._mark, known)
+        else:
+            tree.end_marked(self._mark)
         self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._drain.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def _log_size(self) -> int:
-        try:
-            return self._log.stat().st_size
-        except OSError:
-            return 0
+    def _watch(self) -> None:
+        """Ends a child that takes too much of the host. The kernel's limits do not count processes of root."""
+        pid = self._process.pid
+        while not self._over.wait(_POLL_S):
+            others = tree.below(pid)
+            self._seen |= others
+            count = sum(map(tree.threads, others)) + tree.threads(pid)
+            held = sum(map(tree.private_bytes, others)) + tree.private_bytes(pid)
+            if len(others) > _MOST_PROCESSES:
+                self._cause = f"it started {len(others)} processes (limit {_MOST_PROCESSES})"
+            elif count > _MOST_THREADS:
+                self._cause = f"it started {count} threads (limit {_MOST_THREADS})"
+            elif held > self._memory + _BASE_BYTES:
+                self._cause = f"out of memory (limit {self._memory / (1 << 30):.1f} GiB)"
+            if self._cause:
+                if not self._over.is_set():
+                    tree.end(pid, self._mark, others)
+                return
 
     def _obituary(self, error: Exception) -> str:
         try:
             code = self._process.wait(timeout=2.0)
         except subprocess.TimeoutExpired:
-            cause = f"the process sent what is not an answer: {error}"
+            closed = "closed" in str(error) or isinstance(error, OSError)
+            cause = (
+                "the process closed its line to the benchmark"
+                if closed
+                else f"the process sent what is not an answer: {error}"
+            )
         else:
-            cause = _exit_cause(code)
+            cause = f"the process was killed: {self._cause}" if self._cause else _exit_cause(code)
         log = self.log()
         self.close()
         return f"{cause}\n{log}".strip()
@@ -147,14 +217,14 @@ def _exit_cause(code: int) -> str:
     return f"the process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def _environment(place: Place) -> dict[str, str]:
-    environment = {**os.environ, "FIB_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment[name] = str(place.threads)
-    if place.device == "cpu":
-        # Triton reads this when it is imported; without it, it finds no driver and nothing runs.
-        environment.setdefault("TRITON_INTERPRET", "1")
-    return environment
+def _free_bytes() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def physical_cores() -> int:

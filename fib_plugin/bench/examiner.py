@@ -246,7 +246,7 @@ class Examiner:
 
     def _alive(self) -> Child:
         if self._child is None:
-            self._child = Child(self._place)
+            self._child = Child(self._place, role="referee")  # not sandboxed yet: it runs the engine's op as well
             self._attached = None
         return self._child
 

@@ -17,7 +17,7 @@ class Reference:
     """``definition.reference``, compiled once."""
 
     def __init__(self, definition: Definition) -> None:
-        self._definition = definition
+        self.definition = definition
         scope: dict[str, Any] = {"__name__": f"reference_of_{definition.name}"}
         try:
             exec(compile(definition.reference, f"<reference of {definition.name}>", "exec"), scope)
@@ -30,7 +30,7 @@ class Reference:
         import torch
 
         private = [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
-        name = self._definition.name
+        name = self.definition.name
         try:
             with torch.inference_mode():
                 start = time.perf_counter()
@@ -39,13 +39,13 @@ class Reference:
         except Exception as error:
             raise BrokenReference(f"the reference of {name} failed: {type(error).__name__}: {error}") from error
         if isinstance(result, dict):
-            result = tuple(result[output] for output in self._definition.outputs)
+            result = tuple(result[output] for output in self.definition.outputs)
         results = list(result) if isinstance(result, (tuple, list)) else [result]
-        if len(results) != len(self._definition.outputs):
+        if len(results) != len(self.definition.outputs):
             raise BrokenReference(
-                f"the reference of {name} returns {len(results)} values, it has {len(self._definition.outputs)} outputs"
+                f"the reference of {name} returns {len(results)} values, it has {len(self.definition.outputs)} outputs"
             )
         return [
             value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=getattr(torch, str(spec.dtype)))
-            for value, spec in zip(results, self._definition.outputs.values(), strict=True)
+            for value, spec in zip(results, self.definition.outputs.values(), strict=True)
         ], seconds

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 from fib_plugin import ops
 from fib_plugin.bench.case import Case, prepare
 from fib_plugin.bench.child import Place, physical_cores
+from fib_plugin.bench.devices import host_devices, spread
 from fib_plugin.bench.examiner import Examiner, Outcome
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed
 from fib_plugin.bench.reference import BrokenReference, Reference
+from fib_plugin.bench.results import BenchResult, evaluation_hash, make_result
 from fib_plugin.bench.selection import Batch, BenchError, drop_foreign, drop_measured, select, why_nothing
 from fib_plugin.build import BuildError, precompile
 from fib_plugin.build.builder import ENGINE_AUTHOR
-from fib_plugin.dataset import (
-    Measurement,
-    TraceSet,
-    append_measurements,
-    current_environment,
-    load_measurements,
-)
+from fib_plugin.dataset import TraceSet, append_measurements, current_environment, load_measurements
 from fib_plugin.judge import Verdict
-from fib_plugin.schema import (
-    Definition,
-    Environment,
-    Evaluation,
-    EvaluationStatus,
-    Performance,
-    SchemaError,
-    Solution,
-    Trace,
-    Workload,
-    content_hash,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class BenchResult:
-    """One solution on one workload, as it was written to the dataset."""
-
-    definition: Definition
-    workload: Workload
-    solution: Solution
-    trace: Trace
-    measurement: Measurement
-
-    @property
-    def status(self) -> EvaluationStatus:
-        assert self.trace.evaluation is not None
-        return self.trace.evaluation.status
-
-    @property
-    def log(self) -> str:
-        assert self.trace.evaluation is not None
-        return self.trace.evaluation.log
+from fib_plugin.schema import Definition, Environment, EvaluationStatus, SchemaError, Solution, Workload, content_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +38,59 @@ class Progress:
     problem: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _LeftOut:
+    count: int
+    why: str
+
+
+#: What working on a task gives, in the order in which it comes: a word on what is done, a result, something left out.
+_Found = str | BenchResult | _LeftOut
+_Tell = Callable[[_Found], None]
+
+
+@dataclass(slots=True)
+class _Task:
+    """One workload, and the solutions to run on it. Those of equal content are run once."""
+
+    definition: Definition
+    workload: Workload
+    solutions: list[Solution]
+    displaced: list[Solution]
+    config: ops.EvaluationConfig
+
+
 @dataclass(slots=True)
 class _Run:
-    """State of one run."""
+    """State of one run; its one writer."""
 
     traceset: TraceSet
     environment: Environment
     progress: Callable[[Progress], None]
     total: int
+    save: bool
+    stop_at: float
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     done: int = 0
+    unstarted: int = 0
     results: list[BenchResult] = field(default_factory=list)
 
-    def say(self, doing: str) -> None:
-        self.progress(Progress(self.done, self.total, doing))
+    def take(self, found: _Found) -> None:
+        if isinstance(found, str):
+            self.progress(Progress(self.done, self.total, found))
+        elif isinstance(found, BenchResult):
+            self._add(found)
+        elif found.why:
+            self.done += found.count
+            self.progress(Progress(self.done, self.total, problem=found.why))
+        else:
+            self.unstarted += found.count
 
-    def leave_out(self, count: int, problem: str) -> None:
-        self.done += count
-        self.progress(Progress(self.done, self.total, problem=problem))
-
-    def add(self, result: BenchResult) -> None:
-        self.traceset.add_traces([result.trace])
-        if self.traceset.root is not None:
-            append_measurements(self.traceset.root, result.definition.op_type, [result.measurement])
+    def _add(self, result: BenchResult) -> None:
+        if self.save:
+            self.traceset.add_traces([result.trace])
+            if self.traceset.root is not None:
+                append_measurements(self.traceset.root, result.definition.op_type, [result.measurement])
         self.results.append(result)
         self.done += 1
         self.progress(Progress(self.done, self.total, result=result))
@@ -113,6 +109,10 @@ def run_bench(
     author: str | None = None,
     threads: int | None = None,
     cache: Path | None = None,
+    candidates: Sequence[Solution] | None = None,
+    save: bool = True,
+    budget: float | None = None,
+    devices: Sequence[str] | None = None,
 ) -> list[BenchResult]:
     """Benchmark solutions; traces and measurements are appended to the dataset one by one, so an interrupt keeps them.
 
@@ -120,12 +120,17 @@ def run_bench(
         traceset: the dataset.
         definitions, solutions: names or globs; None takes all.
         workloads: how many a definition, the most often captured first; None takes all.
-        resume: leave out what was measured before: same definition, solution content, workload, environment.
+        resume: leave out what was measured before: same definition, solution content, workload, environment and
+            evaluation config.
         progress: called with a `Progress` at every step.
         timeout: seconds for one solution on one workload.
         op_type, author: only these.
         threads: CPU threads for reference, displaced op and solution alike; None takes the physical cores.
         cache: build cache; None takes FIB_CACHE_PATH.
+        candidates: run these, which need not be in the dataset, instead of the dataset's solutions.
+        save: whether results are written to the dataset.
+        budget: seconds after which nothing new is started.
+        devices: run on these at once; None takes all CUDA devices of the host, or the CPU.
 
     Raises:
         BenchError: nothing matches what was asked.
@@ -133,125 +138,143 @@ def run_bench(
     import torch
 
     environment = current_environment()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    batches = list(select(traceset, definitions, solutions, workloads, op_type, author))
+    devices = list(devices or host_devices())
+    batches = list(select(traceset, definitions, solutions, workloads, op_type, author, candidates))
     if not batches:
         raise BenchError(why_nothing(traceset, definitions, solutions, op_type, author))
-    foreign = drop_foreign(batches, device)
+    foreign = drop_foreign(batches, devices[0].split(":")[0])
+    configs, unusable = _configs(batches, traceset)
     if resume and traceset.root is not None:
-        drop_measured(batches, load_measurements(traceset.root), environment)
+        judged_by = {name: evaluation_hash(config) for name, config in configs.items()}
+        drop_measured(batches, load_measurements(traceset.root), environment, judged_by)
     total = sum(len(solutions) for batch in batches for _, solutions in batch.jobs)
-    run = _Run(traceset, environment, progress or (lambda _: None), total)
+    stop_at = time.monotonic() + (math.inf if budget is None else budget)
+    run = _Run(traceset, environment, progress or (lambda _: None), total, save, stop_at)
     if foreign:
         names = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
-        run.leave_out(0, f"{len(foreign)} solutions for other hardware than this host's {device}: {names}")
-    place = Place(device, threads or physical_cores(), _cache(cache))
-    broken = _precompile(batches, place.cache, run)
+        run.take(_LeftOut(0, f"{len(foreign)} solutions for other hardware than this host's {devices[0]}: {names}"))
+    for name, why in unusable.items():
+        lost = sum(len(chosen) for batch in batches if batch.definition.name == name for _, chosen in batch.jobs)
+        run.take(_LeftOut(lost, why))
+    tasks = [
+        _Task(batch.definition, workload, chosen, list(batch.displaced), configs[batch.definition.name])
+        for batch in batches
+        for workload, chosen in batch.jobs
+        if chosen and batch.definition.name in configs
+    ]
+    places = [Place(device, threads or physical_cores(), _cache(cache)) for device in devices]
+    broken = _precompile(batches, places[0].cache, run)
     before = torch.get_num_threads()
-    torch.set_num_threads(place.threads)
+    torch.set_num_threads(places[0].threads)
     try:
-        with Examiner(place, timeout) as examiner:
-            maker = InputMaker(traceset.root, fresh_seed())
-            for batch in batches:
-                _bench_definition(batch, examiner, maker, broken, run)
+        _work_off(tasks, [_Desk(place, timeout, broken, run) for place in places], run)
     finally:
         torch.set_num_threads(before)
+    if run.unstarted:
+        why = f"{run.unstarted} evaluations: the budget of {budget:g} s was spent (continue with --resume)"
+        run.take(_LeftOut(run.unstarted, why))
     return run.results
 
 
-def _bench_definition(
-    batch: Batch, examiner: Examiner, maker: InputMaker, broken: dict[str, BuildError], run: _Run
-) -> None:
-    definition = batch.definition
-    reference: Reference | None = None
-    try:
-        config = ops.evaluation_config(definition, run.traceset.root)
-    except SchemaError as error:
-        run.leave_out(sum(len(solutions) for _, solutions in batch.jobs), str(error))
-        return
-    for workload, solutions in batch.jobs:
-        if not solutions:
-            continue
-        run.say(f"{definition.name} {_short_axes(workload)}: inputs and reference")
+def _configs(batches: Sequence[Batch], traceset: TraceSet) -> tuple[dict[str, ops.EvaluationConfig], dict[str, str]]:
+    """How each definition is judged, and why some cannot be."""
+    configs, unusable = {}, {}
+    for definition in (batch.definition for batch in batches):
         try:
-            reference = reference or Reference(definition)
+            configs[definition.name] = ops.evaluation_config(definition, traceset.root)
+        except SchemaError as error:
+            unusable[definition.name] = str(error)
+    return configs, unusable
+
+
+def _work_off(tasks: Sequence[_Task], desks: Sequence[_Desk], run: _Run) -> None:
+    if len(desks) == 1:
+        with desks[0] as desk:
+            for task in tasks:
+                desk.work(task, run.take)
+        return
+
+    def start(desk: _Desk) -> Callable[[_Task, _Tell], None]:
+        import torch
+
+        torch.set_num_threads(desk.place.threads)  # it is each thread's own
+        return desk.work
+
+    makers = [functools.partial(start, desk) for desk in desks]
+    for found in spread(makers, tasks, lambda index: desks[index].close()):
+        run.take(found)
+
+
+class _Desk:
+    """One device's place of work: its examiner, and the inputs and references that it made."""
+
+    def __init__(self, place: Place, timeout: float, broken: dict[str, BuildError], run: _Run) -> None:
+        self.place = place
+        self._broken = broken
+        self._environment, self._run_name, self._stop_at = run.environment, run.name, run.stop_at
+        self._examiner = Examiner(place, timeout)
+        self._maker = InputMaker(run.traceset.root, fresh_seed())
+        self._reference: Reference | None = None
+
+    def __enter__(self) -> _Desk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child; what waits for it is told that it died."""
+        self._examiner.__exit__(None, None, None)
+
+    def work(self, task: _Task, tell: _Tell) -> None:
+        """Every solution of ``task``, one after the other."""
+        definition, workload, maker, config = task.definition, task.workload, self._maker, task.config
+        if time.monotonic() > self._stop_at:
+            tell(_LeftOut(len(task.solutions), ""))
+            return
+        tell(f"{definition.name} {_short_axes(workload)}: inputs and reference")
+        try:
+            if self._reference is None or self._reference.definition is not definition:
+                self._reference = Reference(definition)
+            reference = self._reference
             case = prepare(definition, workload, maker, reference, config)
         except (InputError, BrokenReference) as error:
-            run.leave_out(len(solutions), str(error))
-            continue
-        displaced = list(batch.displaced)
+            tell(_LeftOut(len(task.solutions), str(error)))
+            return
         try:
-            for solution in solutions:
-                run.say(f"{definition.name} {_short_axes(workload)}: {solution.name}")
-                outcome = _examine(case, solution, displaced, examiner, broken)
-                if solution in displaced and outcome.solution_ms is None:
-                    displaced.remove(solution)  # it does not run here, so there is nothing to compare with
-                run.add(_result(case, solution, outcome, run))
+            self._run_all(task, case, tell)
         finally:
             case.close()
 
+    def _run_all(self, task: _Task, case: Case, tell: _Tell) -> None:
+        own = {content_hash(op) for op in task.displaced}
+        displaced = list(task.displaced)
+        known: dict[tuple[str, bool], BenchResult] = {}
+        for index, solution in enumerate(task.solutions):
+            digest = content_hash(solution)
+            yardstick = solution.author == ENGINE_AUTHOR and digest in own
+            if (digest, yardstick) in known:
+                tell(known[digest, yardstick].named(solution))
+                continue
+            if time.monotonic() > self._stop_at:
+                tell(_LeftOut(len(task.solutions) - index, ""))
+                return
+            tell(f"{task.definition.name} {_short_axes(task.workload)}: {solution.name}")
+            outcome = self._examine(case, solution, () if yardstick else displaced)
+            if solution in displaced and outcome.solution_ms is None:
+                displaced.remove(solution)  # it does not run here, so there is nothing to compare with
+            result = make_result(case, solution, outcome, self._environment, self._run_name, yardstick)
+            known[digest, yardstick] = result
+            tell(result)
 
-def _examine(
-    case: Case, solution: Solution, displaced: Sequence[Solution], examiner: Examiner, broken: dict[str, BuildError]
-) -> Outcome:
-    failure = broken.get(content_hash(solution))
-    if failure is not None:
-        return Outcome(Verdict(EvaluationStatus.COMPILE_ERROR, log=str(failure)))
-    return examiner.examine(case, solution, () if solution.author == ENGINE_AUTHOR else displaced)
-
-
-def _result(case: Case, solution: Solution, outcome: Outcome, run: _Run) -> BenchResult:
-    verdict, timestamp = outcome.verdict, datetime.now(timezone.utc).isoformat()
-    performance = None
-    if verdict.passed:
-        assert outcome.solution_ms is not None
-        speedup = case.reference_ms / outcome.solution_ms
-        performance = Performance(
-            latency_ms=outcome.solution_ms, reference_latency_ms=case.reference_ms, speedup_factor=speedup
-        )
-    evaluation = Evaluation(
-        status=verdict.status,
-        environment=run.environment,
-        timestamp=timestamp,
-        log=verdict.log,
-        correctness=verdict.correctness,
-        performance=performance,
-    )
-    trace = Trace(
-        definition=case.definition.name, workload=case.workload, solution=solution.name, evaluation=evaluation
-    )
-    return BenchResult(
-        case.definition, case.workload, solution, trace, _measurement(case, solution, outcome, run, timestamp)
-    )
-
-
-def _measurement(case: Case, solution: Solution, outcome: Outcome, run: _Run, timestamp: str) -> Measurement:
-    baseline, compared, own_ms = outcome.baseline, outcome.ratio, outcome.solution_ms
-    baseline_ms = ratio = ratio_low = None
-    if compared is not None:
-        baseline_ms, ratio, ratio_low = compared.baseline_ms, compared.value, compared.low
-    elif own_ms is not None and solution.author == ENGINE_AUTHOR:
-        baseline, baseline_ms, ratio, ratio_low = solution, own_ms, 1.0, 1.0
-    elif own_ms is not None:
-        ratio = ratio_low = 0.0  # nothing to beat is no win
-    return Measurement(
-        run=run.name,
-        definition=case.definition.name,
-        axes=dict(case.workload.axes),
-        workload=case.workload.uuid,
-        solution=solution.name,
-        solution_hash=content_hash(solution),
-        baseline=baseline.name if baseline else "",
-        baseline_hash=content_hash(baseline) if baseline else "",
-        status=outcome.verdict.status.value,
-        solution_ms=own_ms,
-        baseline_ms=baseline_ms,
-        ratio=ratio,
-        ratio_low=ratio_low,
-        hardware=run.environment.hardware,
-        libs=dict(run.environment.libs),
-        timestamp=timestamp,
-    )
+    def _examine(self, case: Case, solution: Solution, displaced: Sequence[Solution]) -> Outcome:
+        failure = self._broken.get(content_hash(solution))
+        if failure is not None:
+            return Outcome(Verdict(EvaluationStatus.COMPILE_ERROR, log=str(failure)))
+        if solution.author == ENGINE_AUTHOR and displaced and solution not in displaced:
+            # It only says that it is the engine's: judged as anyone's.
+            solution = solution.model_copy(update={"author": f"not the {ENGINE_AUTHOR}"})
+        return self._examiner.examine(case, solution, displaced)
 
 
 def _precompile(batches: Sequence[Batch], cache: Path, run: _Run) -> dict[str, BuildError]:
@@ -268,7 +291,7 @@ def _precompile(batches: Sequence[Batch], cache: Path, run: _Run) -> dict[str, B
     try:
         futures = {key: pool.submit(precompile, solution, cache, retry=True) for key, solution in compiled.items()}
         for index, (key, future) in enumerate(futures.items()):
-            run.say(f"compiling {index + 1} of {len(futures)}: {compiled[key].name}")
+            run.take(f"compiling {index + 1} of {len(futures)}: {compiled[key].name}")
             try:
                 future.result()
             except BuildError as error:

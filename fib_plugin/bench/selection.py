@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fib_plugin.bench.displaced import displaced_ops
@@ -34,20 +34,23 @@ def select(
     workloads: int | None,
     op_type: str | None,
     author: str | None,
+    candidates: Sequence[Solution] | None = None,
 ) -> Iterator[Batch]:
+    """What is asked for, by definition; ``candidates`` are benched in place of the dataset's solutions."""
     counts = load_counts(traceset.root) if traceset.root is not None else {}
     for name, definition in sorted(traceset.definitions.items()):
         if not _named(name, definitions) or (op_type is not None and definition.op_type != op_type):
             continue
         known = traceset.solutions.get(name, [])
-        chosen = [s for s in known if _named(s.name, solutions) and (author is None or s.author == author)]
+        offered = known if candidates is None else [s for s in candidates if s.definition == name]
+        chosen = [s for s in offered if _named(s.name, solutions) and (author is None or s.author == author)]
         # The engine's own first: when it fails here, it is no yardstick for the others.
         chosen.sort(key=lambda s: (s.author != ENGINE_AUTHOR, s.author, s.name))
         calls = counts.get(name, {})
         lines = sorted(traceset.workloads.get(name, []), key=lambda line: -calls.get(axes_key(line.workload.axes), 0))
         if chosen and lines:
             jobs = [(line.workload, list(chosen)) for line in lines[:workloads]]
-            yield Batch(definition, jobs, displaced_ops(known))
+            yield Batch(definition, jobs, displaced_ops(known, definition))
 
 
 def _named(name: str, patterns: Sequence[str] | None) -> bool:
@@ -95,9 +98,17 @@ def drop_foreign(batches: Sequence[Batch], device: str) -> set[str]:
     return foreign
 
 
-def drop_measured(batches: Sequence[Batch], measured: Sequence[Measurement], environment: Environment) -> None:
+def drop_measured(
+    batches: Sequence[Batch],
+    measured: Sequence[Measurement],
+    environment: Environment,
+    judged_by: Mapping[str, str] | None = None,
+) -> None:
+    """Take out what was measured before in this environment; ``judged_by``: evaluation hash by definition."""
     baselines: dict[tuple[str, str, str], set[str | None]] = {}
     for one in measured:
+        if judged_by is not None and one.evaluation != judged_by.get(one.definition):
+            continue  # by other tolerances: another question
         if one.source != LIVE and compatible(Environment(hardware=one.hardware, libs=one.libs), environment) is None:
             key = (one.definition, one.solution_hash, one.workload)
             # A failed run compares with nothing; a passed one counts for the op it was compared with.

@@ -14,6 +14,7 @@ from fib_plugin.build import native, python
 from fib_plugin.build.cache import BuildCache
 from fib_plugin.build.error import BuildError
 from fib_plugin.build.runnable import Runnable
+from fib_plugin.build.shipped import is_shipped
 from fib_plugin.build.toolchain import Toolchain, toolchain
 from fib_plugin.schema import Definition, Language, Solution
 
@@ -55,7 +56,7 @@ def build(solution: Solution, definition: Definition, cache: Path | None = None)
             remedy=f"use one of {', '.join(known.value for known in _INTERPRETED + _COMPILED)}",
         )
     runnable = Runnable.resolve(solution, definition, function, keep)
-    if solution.author == ENGINE_AUTHOR:
+    if solution.author == ENGINE_AUTHOR and is_shipped(solution, definition):
         module = sys.modules.get(function.__module__)
         runnable.setup, runnable.toll = getattr(module, "setup", None), getattr(module, "toll", None)
     return runnable

@@ -23,9 +23,9 @@ class Runnable:
     Args:
         call: takes the inputs, returns the output, or a tuple of them when there are several.
         into: takes the inputs and the outputs, writes the outputs.
-        setup: for the engine's own ops only: takes the inputs and returns the call without what an engine does
-            beforehand (packing weights, planning a step).
-        toll: for the engine's own ops only: takes the inputs and returns a call of what the adapter must do around a
+        setup: for ops that an installed adapter ships only: takes the inputs and returns the call without what an
+            engine does beforehand (packing weights, planning a step).
+        toll: likewise: takes the inputs and returns a call of what the adapter must do around a
             solution that it does not do around the engine's op (unpacking a cache, a softmax).
         keep: what must stay alive as long as the code is called, such as the loaded library.
     """

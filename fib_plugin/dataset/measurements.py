@@ -49,6 +49,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timestamp: str
     source: str = BENCH
     """where it was taken: BENCH or LIVE"""
+    evaluation: str = ""
+    """hash of the evaluation config that it was judged by"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from bench_cases import ADD_NORM, NORM, RIGHT, SAMPLER, dataset, solution, workload
 
 from fib_plugin.bench import BenchError, BenchResult, Progress, run_bench
+from fib_plugin.build import shipped
 from fib_plugin.dataset import TraceSet, axes_key
 from fib_plugin.schema import SafetensorsInput, Trace
 
@@ -140,7 +142,32 @@ def test_samplers_are_judged_by_their_distribution(tmp_path: Path, cache: Path) 
     assert "is not among those" in results["unfiltered"].log
 
 
-def test_what_an_engine_does_beforehand_is_not_timed(tmp_path: Path, cache: Path) -> None:
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Installs an adapter, for this process and its children, that ships a text as an engine's op."""
+    site = tmp_path / "site"
+
+    def install(text: str) -> None:
+        folder = site / "some_adapter" / "displaced"
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").write_text("ADAPTERS = ()\n")
+        (folder / "op.py").write_text(text)
+        information = site / "some_adapter-1.0.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: some-adapter\nVersion: 1.0\n")
+        (information / "entry_points.txt").write_text("[fib_plugin.adapters]\nsome = some_adapter:ADAPTERS\n")
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.setenv("PYTHONPATH", str(site))
+        shipped._texts.cache_clear()
+
+    yield install
+    shipped._texts.cache_clear()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_only_what_an_adapter_ships_may_prepare_untimed(
+    tmp_path: Path, cache: Path, ship: Callable[[str], None], installed: bool
+) -> None:
     prepared = RIGHT.replace("def run(x, weight):", "def run(x, weight):\n    time.sleep(0.02)").replace(
         "import torch", "import time\n\nimport torch"
     )
@@ -148,8 +175,10 @@ def test_what_an_engine_does_beforehand_is_not_timed(tmp_path: Path, cache: Path
     traces = dataset(
         tmp_path, solution("engine_op", prepared, author="engine"), solution("claims_setup", prepared + "# mine\n")
     )
+    if installed:
+        ship(prepared)
     results = {result.solution.name: result.measurement for result in run_bench(traces, cache=cache)}
-    assert (results["engine_op"].solution_ms or 0) < 10
+    assert ((results["engine_op"].solution_ms or 0) < 10) is installed
     assert (results["claims_setup"].solution_ms or 0) > 10, "only the engine's own op may prepare untimed"
 
 

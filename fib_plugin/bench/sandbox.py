@@ -1,0 +1,188 @@
+"""Sandbox: what the solution child gives up before it reads a solution. What is missing here is said, never hidden.
+
+In two steps: `enter` while the process has one thread (files, capabilities), `confine` once torch is imported (limits
+that its import would break, system calls).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fib_plugin.bench import landlock
+
+#: Where the parent tells its child how to confine itself.
+ORDER = "FIB_BENCH_SANDBOX"
+
+_FILE_BYTES = 4 << 30
+_OPEN_FILES = 4096
+_CLONE_VFORK, _CLONE_THREAD = 0x4000, 0x10000
+_PR_SET_CHILD_SUBREAPER = 36
+
+#: Files of the system that libraries look at; folders with all that is in them.
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/sys", "/etc/ld.so.cache", "/etc/ld.so.conf"),
+    *("/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"),
+    *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/version", "/proc/devices"),
+    *("/proc/sys", "/proc/driver", "/proc/modules", "/proc/loadavg", "/proc/uptime"),
+)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+#: Refused with EPERM. `socket` is the network and every local service; `socketpair` stays.
+_REFUSED = (
+    *("socket", "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "fork"),
+    *("mount", "umount2", "move_mount", "open_tree", "fsopen", "pivot_root", "chroot", "unshare", "setns"),
+    *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "keyctl", "add_key", "request_key"),
+    *("init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff"),
+    *("clock_settime", "settimeofday", "clock_adjtime", "adjtimex", "sethostname", "acct", "quotactl"),
+)
+
+_entered: tuple[str, ...] | None = None
+
+
+def order(scratch: Path, readable: Sequence[Path], cache: Path, memory_bytes: int | None) -> str:
+    """What the parent puts into the child's environment under `ORDER`."""
+    return json.dumps([str(scratch), [str(path) for path in readable], str(cache), memory_bytes])
+
+
+def begin(device: str) -> None:
+    """First words of the child, before torch is imported: does `enter` if the parent ordered a sandbox."""
+    if ORDER in os.environ:
+        scratch, readable, cache, _ = json.loads(os.environ[ORDER])
+        enter(Path(scratch), [Path(path) for path in readable], Path(cache), device)
+
+
+def assigned(device: str) -> tuple[str, ...]:
+    """`confine` as the parent ordered it; nothing for a referee. Returns the protections that are missing."""
+    text = os.environ.pop(ORDER, None)
+    if text is None:
+        return ()
+    scratch, readable, cache, memory = json.loads(text)
+    return confine(Path(scratch), [Path(path) for path in readable], Path(cache), device, memory)
+
+
+def confine(
+    scratch: Path, readable: Sequence[Path], cache: Path, device: str, memory_bytes: int | None
+) -> tuple[str, ...]:
+    """Give up network, other processes, files outside ``scratch`` and growth beyond ``memory_bytes``, for good.
+
+    Called after torch is imported and before anything of a solution is read. ``memory_bytes`` counts from here and
+    bounds the address space only where no CUDA is: CUDA reserves far more than it uses.
+
+    Returns:
+        Protections that this host lacks, in words.
+    """
+    if sys.platform != "linux":
+        return ("no sandbox on this system: it needs Linux",)
+    notes = list(enter(scratch, readable, cache, device))
+    _limit(device, memory_bytes)
+    notes += _filter_calls()
+    return tuple(notes)
+
+
+def enter(scratch: Path, readable: Sequence[Path], cache: Path, device: str) -> tuple[str, ...]:
+    """Give up files and capabilities. The second call does nothing and returns what the first one did."""
+    global _entered
+    if _entered is not None or sys.platform != "linux":
+        return _entered or ()
+    notes = []
+    with contextlib.suppress(ImportError, RuntimeError):
+        import pyseccomp  # looks for its library with a subprocess, which finds it no more later  # noqa: F401
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what it starts stays below it, where it can be ended
+    if len(os.listdir("/proc/self/task")) > 1:
+        notes.append("threads were running before the sandbox: Landlock does not bind them")
+    readables = [Path(path) for path in _SYSTEM] + _interpreter() + [*readable, cache]
+    writables = [Path(path) for path in _DEVICES] + [Path(f"/proc/{os.getpid()}")]
+    if device != "cpu":
+        writables += [*Path("/dev").glob("nvidia*"), Path("/dev/dri"), Path("/dev/kfd")]
+    notes += landlock.restrict(readables, writables, [scratch])
+    notes += _drop_capabilities()
+    _entered = tuple(notes)
+    return _entered
+
+
+def _interpreter() -> list[Path]:
+    """Where Python and what it imports lie, editable installs included."""
+    paths = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path]
+    paths += os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    paths += [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH", "ROCM_HOME")]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__editable__"):
+            paths += list(getattr(module, "MAPPING", {}).values())
+    paths += list(__import__("fib_plugin").__path__)
+    return [Path(path) for path in dict.fromkeys(paths) if path and path != "/"]
+
+
+def _limit(device: str, memory_bytes: int | None) -> None:
+    import resource
+
+    def cap(kind: int, value: int) -> None:
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (value, value))
+
+    cap(resource.RLIMIT_CORE, 0)
+    cap(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    cap(resource.RLIMIT_FSIZE, _FILE_BYTES)
+    if memory_bytes is not None and device == "cpu":
+        cap(resource.RLIMIT_DATA, _status("VmData") + memory_bytes)
+        # Shared memory counts here only; input blobs do too, so there is room for them.
+        cap(resource.RLIMIT_AS, _status("VmSize") + 2 * memory_bytes + (16 << 30))
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _drop_capabilities() -> list[str]:
+    """Root keeps the right to read its own files and no other privilege (raising limits, tracing, devices)."""
+    keep = (1 << 1) | (1 << 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; Landlock still rules over both
+    if os.geteuid() != 0:
+        keep = 0
+    head = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    now = ctypes.create_string_buffer(24)
+    if libc.capget(head, now):
+        return ["capabilities could not be read"]
+    effective, permitted, *_ = struct.unpack("=6I", now.raw)
+    data = ctypes.create_string_buffer(struct.pack("=6I", effective & keep, permitted & keep, 0, 0, 0, 0), 24)
+    if libc.capset(head, data):
+        return [f"capabilities could not be dropped: {os.strerror(ctypes.get_errno())}"]
+    return []
+
+
+def _filter_calls() -> list[str]:
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError) as error:
+        return [
+            f"no seccomp filter ({error}): sockets and forks are not refused; "
+            "install pyseccomp and libseccomp to have it"
+        ]
+    module: Any = pyseccomp
+    try:
+        rules = module.SyscallFilter(module.ALLOW)
+        rules.set_attr(module.Attr.CTL_TSYNC, 1)  # threads of torch as well
+        for name in _REFUSED:
+            with contextlib.suppress(ValueError, OSError):  # not a call of this architecture or library
+                rules.add_rule(module.ERRNO(errno.EPERM), name)
+        # A process may be started (compilers are), not copied: a fork has neither of these flags.
+        unforked = module.Arg(0, module.MASKED_EQ, _CLONE_VFORK | _CLONE_THREAD, 0)
+        rules.add_rule(module.ERRNO(errno.EPERM), "clone", unforked)
+        rules.add_rule(module.ERRNO(errno.ENOSYS), "clone3")  # its flags cannot be seen; libc then uses clone
+        rules.load()
+    except (OSError, ValueError, RuntimeError) as error:
+        return [f"the seccomp filter could not be set: {error}"]
+    return []
