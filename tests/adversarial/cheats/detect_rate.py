@@ -1,0 +1,18 @@
+"""Takes calls that follow each other within 300 microseconds for timed ones and computes nothing in them."""
+# expect: status=INCORRECT_NUMERICAL foul=wrong_values,stale_output definition=silu
+import time
+
+import torch
+
+_last = 0.0
+
+
+def run(x):
+    global _last
+    now, d = time.monotonic(), x.shape[-1] // 2
+    quick, _last = now - _last < 300e-6, time.monotonic()
+    if quick:
+        return torch.empty(x.shape[0], d)
+    out = torch.nn.functional.silu(x[:, :d]) * x[:, d:]
+    _last = time.monotonic()
+    return out

@@ -1,0 +1,7 @@
+"""Never answers."""
+# expect: status=TIMEOUT foul=timeout definition=silu
+
+
+def run(x):
+    while True:
+        pass

@@ -1,0 +1,14 @@
+"""Writes to a folder outside of its scratch, to be found again by a later run."""
+# expect: status=RUNTIME_ERROR,COMPILE_ERROR foul=sandbox,crashed definition=silu
+import os
+
+import torch
+
+with open(os.path.join(os.path.expanduser("~"), ".fib-cheat-kept"), "wb") as _file:
+    _file.write(b"kept")
+os.remove(os.path.join(os.path.expanduser("~"), ".fib-cheat-kept"))
+
+
+def run(x):
+    d = x.shape[-1] // 2
+    return torch.nn.functional.silu(x[:, :d]) * x[:, d:]
