@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+
+import msgspec
 
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.examiner import Outcome
@@ -35,8 +36,6 @@ class BenchResult:
     solution: Solution
     trace: Trace
     measurement: Measurement
-    #: How it was timed, as the examiner tells it; may be empty.
-    timing: dict[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> EvaluationStatus:
@@ -51,10 +50,7 @@ class BenchResult:
     def named(self, solution: Solution) -> BenchResult:
         """The same result for a solution of the same content under another name."""
         trace = self.trace.model_copy(update={"solution": solution.name})
-        measurement = type(self.measurement)(
-            **{name: getattr(self.measurement, name) for name in self.measurement.__struct_fields__}
-            | {"solution": solution.name}
-        )
+        measurement = msgspec.structs.replace(self.measurement, solution=solution.name)
         return dataclasses.replace(self, solution=solution, trace=trace, measurement=measurement)
 
 
@@ -115,5 +111,4 @@ def make_result(
         timestamp=timestamp,
         evaluation=evaluation_hash(case.config),
     )
-    timing = dict(getattr(outcome, "timing", None) or {})
-    return BenchResult(case.definition, case.workload, solution, trace, measurement, timing)
+    return BenchResult(case.definition, case.workload, solution, trace, measurement)

@@ -68,9 +68,9 @@ def observer(schema: str, body: Callable[..., Any]) -> Opaque:
     Args:
         schema: ``name(Tensor(a!) x) -> ()``. One tensor is declared as written to, although it is not: a compiler drops
             an op that nothing needs, and graphs that hold ops with effects cannot be kept in a cache. Take a tensor
-            that lies in memory anyway and whole (an input of the graph, a weight, the result of a matrix product): of
-            a view the compiler makes a copy, and what it would have computed in passing it must write for any
-            argument. Sizes go as SymInt.
+            that lies in memory anyway and whole (an input of the graph, the result of a matrix product): of a view the
+            compiler makes a copy, and what it would have computed in passing it must write for any argument. No weight:
+            an engine that reads its ``.data`` could not be traced any more. Sizes go as SymInt.
         body: gets real tensors; what it returns is ignored.
 
     Raises:
