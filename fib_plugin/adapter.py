@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("fib_plugin")
 
+#: States of a target that is for other versions: its adapter has none for the installed one, or it has.
+DIFFERS, OTHER = "version differs", "for other versions"
+
 
 class AdapterError(ValueError):
     """An adapter is declared wrongly; the message names adapter, target and what is wrong."""
@@ -71,6 +74,10 @@ class Engine:
             except importlib.metadata.PackageNotFoundError:
                 continue
         return None
+
+    def owns(self, target: Target) -> bool:
+        """Whether the target lies in the engine's own package, whose version decides what it looks like."""
+        return target.module.partition(".")[0] == self.name
 
 
 class Adapter:
@@ -121,8 +128,11 @@ class Adapter:
 def supports(engine: Engine, target: Target) -> str | None:
     """None when the installed engine's version is one that ``target`` was written for, else what is wrong."""
     version = engine.version()
-    if version is None:
-        return f"{engine.name} is not installed"
+    return f"{engine.name} is not installed" if version is None else outside(engine, target, version)
+
+
+def outside(engine: Engine, target: Target, version: str) -> str | None:
+    """None when ``target`` was written for that version of the engine, else what is wrong."""
     if not target.versions:
         return None
     try:
@@ -142,7 +152,12 @@ def signature_differs(target: Target, original: Callable[..., Any]) -> str | Non
         names = tuple(inspect.signature(original).parameters)
     except (TypeError, ValueError) as error:
         return f"signature cannot be read: {error}"
-    if names != target.params:
+    return parameters_differ(target, names)
+
+
+def parameters_differ(target: Target, names: tuple[str, ...]) -> str | None:
+    """None when a function with these parameters is what the adapter was written for, else the difference."""
+    if target.params is not None and names != target.params:
         return f"has ({', '.join(names)}), written for ({', '.join(target.params)})"
     return None
 

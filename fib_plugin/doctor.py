@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fib_plugin.adapter import Adapter, Engine, discover, signature_differs, supports
+from fib_plugin.adapter import DIFFERS, OTHER, Adapter, Engine, discover, signature_differs, supports
 from fib_plugin.dataset import current_environment, stats
 from fib_plugin.dispatch.catalog import Catalog, Winner
 from fib_plugin.dispatch.quarantine import FOLDER, Quarantine
@@ -68,7 +68,7 @@ def examine(settings: Settings, *, hooks: bool = True) -> Report:
         for engine in {adapter.engine.name: adapter.engine for adapter in adapters}.values():
             report.hooks += _hooks_of(engine, adapters, settings, report.problems)
     for hook in report.hooks:
-        if hook.state not in ("found", "optional", "engine absent"):
+        if hook.state not in ("found", "optional", "engine absent", OTHER):
             report.problems.append(f"{hook.adapter}: {hook.target} {hook.state}: {hook.detail}")
     winners = _look_at_dataset(report, settings)
     _look_at_trust(report, settings, winners)
@@ -116,9 +116,11 @@ def look_at_hooks(engine: str) -> list[Hook]:
     for adapter in discover():
         if adapter.engine.name != engine:
             continue
-        for target in adapter.targets:
-            state, detail = _state(adapter, target)
-            found.append(Hook(adapter.name, target.path, state, detail))
+        states = [(target, *_state(adapter, target)) for target in adapter.targets]
+        # An adapter may name other targets for other versions: only one that none fits is a problem.
+        if any(state != DIFFERS for _, state, _ in states):
+            states = [(target, OTHER if state == DIFFERS else state, detail) for target, state, detail in states]
+        found += [Hook(adapter.name, target.path, state, detail) for target, state, detail in states]
     return found
 
 
@@ -129,7 +131,7 @@ def _state(adapter: type[Adapter], target: Any) -> tuple[str, str]:
 
     problem = supports(adapter.engine, target)
     if problem is not None:
-        return "version differs", problem
+        return DIFFERS, problem
     try:
         raw = locate(import_module(target.module), target.attribute)[2]
     except (ImportError, AttributeError) as error:

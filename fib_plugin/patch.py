@@ -15,7 +15,7 @@ from typing import Any
 
 import wrapt
 
-from fib_plugin.adapter import Adapter, Target, signature_differs, supports
+from fib_plugin.adapter import DIFFERS, OTHER, Adapter, Target, signature_differs, supports
 
 logger = logging.getLogger("fib_plugin")
 
@@ -62,15 +62,19 @@ class Installation:
             patch.adapter.live = True
             problem = supports(patch.adapter.engine, patch.target)
             if problem is not None:
-                patch.state, patch.detail = ("absent" if "not installed" in problem else "version differs"), problem
+                patch.state, patch.detail = ("absent" if "not installed" in problem else DIFFERS), problem
                 continue
             patch.state = "waiting"
             wrapt.register_post_import_hook(functools.partial(self._arrived, patch), patch.target.module)
         for adapter in self.adapters:
             # An adapter may name other targets for other versions: it is out only when none of them fits.
             mine = [patch for patch in self.patches if patch.adapter is adapter]
-            if mine and all(patch.state == "version differs" for patch in mine):
+            others = [patch for patch in mine if patch.state == DIFFERS]
+            if others and len(others) == len(mine):
                 logger.warning("%s: not installed: %s", adapter.name, mine[0].detail)
+                continue
+            for patch in others:
+                patch.state = OTHER
 
     def _arrived(self, patch: Patch, module: ModuleType) -> None:
         if not self.active or patch.state != "waiting":

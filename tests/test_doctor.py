@@ -1,4 +1,4 @@
-"""`fib doctor` on trust: what is proven and would run if it were trusted, and whether the lock can be read."""
+"""`fib doctor` on hooks and on trust: do targets fit, what would run if it were trusted, can the lock be read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_engine
 from proven import prove, silu, solution, store, trust
 from typer.testing import CliRunner
 
+from fib_plugin.adapter import Target
 from fib_plugin.cli import app
 from fib_plugin.dispatch.quarantine import Quarantine, Record
+from fib_plugin.doctor import look_at_hooks
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +84,30 @@ def test_the_report_for_people_has_a_section_on_trust(dataset: Path, tmp_path: P
     output = CliRunner().invoke(app, ["doctor", "--no-hooks"]).output
     assert f"{tmp_path / 'fib.lock'}: 1 trusted" in output
     assert "proven here, not trusted" in output
+
+
+@pytest.mark.parametrize(
+    ("targets", "states"),
+    [
+        (
+            (Target("toy.ops:plan", "wrap", "<2", params=("x", "scale")), Target("toy.ops:new", "wrap", ">=2")),
+            ("found", "for other versions"),
+        ),
+        ((Target("toy.ops:old", "wrap", "<1"), Target("toy.ops:new", "wrap", ">=2")), ("version differs",) * 2),
+        (
+            (Target("toy.ops:plan", "wrap", params=("x",)), Target("toy.ops:gone", "wrap")),
+            ("signature differs", "missing"),
+        ),
+        ((Target("toy.ops:gone", "wrap", optional=True),), ("optional",)),
+    ],
+)
+def test_a_target_for_other_versions_is_a_problem_only_where_no_other_fits(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    adapters: Callable[..., None],
+    targets: tuple[Target, ...],
+    states: tuple[str, ...],
+) -> None:
+    adapters([toy_engine.adapter(targets=targets)])
+    for _ in toy_engine.engine(tmp_path / "site", monkeypatch):
+        assert tuple(hook.state for hook in look_at_hooks("toy")) == states

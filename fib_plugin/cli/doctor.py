@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fib_plugin.adapter import DIFFERS, OTHER
 from fib_plugin.dispatch.reason import REMEDIES
 from fib_plugin.doctor import Report, examine
 from fib_plugin.settings import SettingsError, load
@@ -35,7 +36,7 @@ def doctor(
         typer.echo(json.dumps(report.to_dict()))
     else:
         _show(report)
-    if any(hook.state in ("missing", "signature differs", "version differs") for hook in report.hooks):
+    if any(hook.state in ("missing", "signature differs", DIFFERS) for hook in report.hooks):
         raise typer.Exit(1)
 
 
@@ -55,7 +56,11 @@ def _show(report: Report) -> None:
                 hook.state + (f": {hook.detail}" if hook.detail else "") + ("" if hook.selected else " (not selected)")
             )
             colour = (
-                "green" if hook.state == "found" else "yellow" if hook.state in ("optional", "engine absent") else "red"
+                "green"
+                if hook.state == "found"
+                else "yellow"
+                if hook.state in ("optional", "engine absent", OTHER)
+                else "red"
             )
             table.add_row(hook.adapter, hook.target, f"[{colour}]{state}[/{colour}]")
         console.print(table)
