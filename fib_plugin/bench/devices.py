@@ -1,17 +1,35 @@
-"""All devices of one host: a thread a device pulls tasks from one queue, one reader takes what they find."""
+"""Devices: a thread a device pulls tasks from a queue, one reader takes what they find as they find it."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
 Found = TypeVar("Found")
 
-#: Does a task on a device, handing on what it finds as it finds it.
-Work = Callable[[Task, Callable[[Found], None]], None]
+
+@dataclass(frozen=True, slots=True)
+class Seat(Generic[Task, Found]):
+    """One device at work.
+
+    Args:
+        start: makes what does a task there; called in the device's own thread.
+        waiting: tasks that it takes from, most urgent first; devices of one kind share them.
+        close: ends what the device is at, and frees it; called from the reader's thread.
+    """
+
+    start: Callable[[], Callable[[Task], Iterator[Found]]]
+    waiting: deque[Task]
+    close: Callable[[], None]
+
+
+class GaveUp(Exception):
+    """Raised by a seat's work that cannot go on; its tasks are left to the other seats."""
 
 
 def host_devices() -> list[str]:
@@ -22,39 +40,34 @@ def host_devices() -> list[str]:
     return [f"cuda:{index}" for index in range(count)] if count > 1 else ["cuda"] if count else ["cpu"]
 
 
-def spread(
-    works: Sequence[Callable[[], Work[Task, Found]]], tasks: Sequence[Task], close: Callable[[int], None]
-) -> Iterator[Found]:
+def spread(seats: Sequence[Seat[Task, Found]]) -> Iterator[Found]:
     """Do every task once, on whichever device is free; what is found comes out in the order in which it is found.
 
     A task that raises stops all, and its exception comes out here. So does leaving the iteration early.
-
-    Args:
-        works: for each device what makes its worker; called in the device's own thread.
-        tasks: what is to be done, most urgent first.
-        close: ends what device number n is at, and frees it; called from the reader's thread.
     """
-    waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    for task in tasks:
-        waiting.put(task)
     found: queue.SimpleQueue[tuple[str, Found | BaseException | None]] = queue.SimpleQueue()
     stop = threading.Event()
 
-    def serve(make: Callable[[], Work[Task, Found]]) -> None:
+    def serve(seat: Seat[Task, Found]) -> None:
         end: BaseException | None = None
         try:
-            work = make()
+            work = seat.start()
             while not stop.is_set():
                 try:
-                    task = waiting.get_nowait()
-                except queue.Empty:
+                    task = seat.waiting.popleft()
+                except IndexError:
                     break
-                work(task, lambda one: found.put(("found", one)))
+                for one in work(task):
+                    found.put(("found", one))
+                    if stop.is_set():
+                        break
+        except GaveUp:
+            pass
         except BaseException as error:
             end = error
         found.put(("end", end))
 
-    threads = [threading.Thread(target=serve, args=(make,), daemon=True, name="fib-bench-device") for make in works]
+    threads = [threading.Thread(target=serve, args=(seat,), daemon=True, name="fib-bench-device") for seat in seats]
     for thread in threads:
         thread.start()
     running = len(threads)
@@ -69,7 +82,7 @@ def spread(
                 yield one  # type: ignore[misc]
     finally:
         stop.set()
-        for index in range(len(threads)):
-            close(index)
+        for seat in seats:
+            seat.close()
         for thread in threads:
             thread.join(timeout=10.0)

@@ -12,6 +12,7 @@ import msgspec
 
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.examiner import Outcome
+from fib_plugin.bench.roofline import Roofline
 from fib_plugin.dataset import Measurement
 from fib_plugin.ops import EvaluationConfig
 from fib_plugin.schema import (
@@ -61,7 +62,13 @@ def evaluation_hash(config: EvaluationConfig) -> str:
 
 
 def make_result(
-    case: Case, solution: Solution, outcome: Outcome, environment: Environment, run: str, yardstick: bool
+    case: Case,
+    solution: Solution,
+    outcome: Outcome,
+    environment: Environment,
+    run: str,
+    yardstick: bool,
+    roof: Roofline | None = None,
 ) -> BenchResult:
     """``yardstick``: the solution is itself the op that others would displace."""
     verdict, timestamp = outcome.verdict, datetime.now(timezone.utc).isoformat()
@@ -110,5 +117,7 @@ def make_result(
         libs=dict(environment.libs),
         timestamp=timestamp,
         evaluation=evaluation_hash(case.config),
+        roof_ms=roof.roof_ms if roof is not None else None,
+        bound=roof.bound if roof is not None else "",
     )
     return BenchResult(case.definition, case.workload, solution, trace, measurement)

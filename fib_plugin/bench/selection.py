@@ -26,6 +26,12 @@ class Batch:
     jobs: list[tuple[Workload, list[Solution]]]
     displaced: list[Solution]
 
+    def copy(self) -> Batch:
+        """One from which solutions can be dropped without loss to this one."""
+        return Batch(
+            self.definition, [(workload, list(chosen)) for workload, chosen in self.jobs], list(self.displaced)
+        )
+
 
 def select(
     traceset: TraceSet,

@@ -51,6 +51,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """where it was taken: BENCH or LIVE"""
     evaluation: str = ""
     """hash of the evaluation config that it was judged by"""
+    roof_ms: float | None = None
+    """what the work takes at the rates that this machine was measured to reach"""
+    bound: str = ""
+    """what those are: memory or compute"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)
