@@ -7,9 +7,23 @@ from fib_plugin.adapters.vllm.gemm import Gemm
 from fib_plugin.adapters.vllm.metrics import Metrics
 from fib_plugin.adapters.vllm.moe import Moe
 from fib_plugin.adapters.vllm.norm import Norm
+from fib_plugin.adapters.vllm.paged_attention import FlashAttention, FlashInferAttention, TritonAttention
 from fib_plugin.adapters.vllm.rope import Rope
 from fib_plugin.adapters.vllm.sampling import Sampling
 
 from fib_plugin.adapter import Adapter
 
-ADAPTERS: tuple[type[Adapter], ...] = (Gemm, Norm, Activation, Rope, CpuAttention, Moe, Sampling, CompileCache, Metrics)
+ADAPTERS: tuple[type[Adapter], ...] = (
+    Gemm,
+    Norm,
+    Activation,
+    Rope,
+    CpuAttention,
+    FlashAttention,
+    TritonAttention,
+    FlashInferAttention,
+    Moe,
+    Sampling,
+    CompileCache,
+    Metrics,
+)

@@ -106,23 +106,25 @@ class CpuAttention(Adapter):
         output: torch.Tensor,
     ) -> bool:
         """Writes the solution's result into ``output``; False when the engine's op must answer."""
-        blocks, kv_heads, block_size, _ = kv_cache.shape
+        _, kv_heads, block_size, _ = kv_cache.shape
         step = getattr(metadata, "fib_step", None)
         if step is None:
             step = metadata.fib_step = _step(metadata, block_size)
         q = query[: metadata.num_actual_tokens].view(-1, impl.num_heads, impl.head_size)
         site = self.calls.site(step, q, kv_heads)
-        size = (q.shape[0], step.length_class)
-        if size not in site.entries:
-            # The pool's data plays no part in a choice or a record: only its shape does.
-            pool = kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, impl.head_size)
-            site.learn(site, size, self.calls.shown(step, q, pool, pool, impl.scale))
         call = _Call(impl, layer, query, key, value, kv_cache, metadata, output)
-        result = site.attempt_made(size, self._inputs, call, step, q)
+        size = (q.shape[0], step.length_class)
+        result = site.attempt_shown(size, self._shown, self._inputs, call, step, q)
         if result is None:
             return False
         output[: q.shape[0]].view(q.shape).copy_(result[0] if isinstance(result, tuple) else result)
         return True
+
+    def _shown(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
+        # The pool's data plays no part in a choice or a record: only its shape does.
+        blocks, kv_heads, block_size, _ = call.kv_cache.shape
+        pool = call.kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, call.impl.head_size)
+        return self.calls.shown(step, q, pool, pool, call.impl.scale)
 
     def _inputs(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
         """The definition's inputs: the engine's blocks unpacked, since solutions read token-major keys and values."""

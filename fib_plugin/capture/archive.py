@@ -222,6 +222,9 @@ def _contents(record: Record) -> tuple[dict[str, Any], dict[str, HostTensor]]:
             if value.recipe not in made:
                 made[value.recipe] = value.recipe.made()
             value = made[value.recipe][value.index]
+            # A graph is captured with other lengths than it is replayed with.
+            sizes = zip(record.definition.inputs[key].shape or (), value.shape, strict=True)
+            record.axes = record.axes | {axis: size for axis, size in sizes if axis in record.axes}
         inputs[key] = {"type": "random"}
         if record.definition.inputs[key].shape is None and hasattr(value, "item"):
             value = value.item()  # a number that came from a device

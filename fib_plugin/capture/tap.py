@@ -79,6 +79,15 @@ class Tap(Site):
             self._look(key, make, args)
         return Site.attempt_made(self, key, make, *args)
 
+    def attempt_shown(self, key: Hashable, show: Make, make: Make, *args: Any) -> Any:
+        """See Site."""
+        plan = self.plan
+        if plan.skip > 0:
+            plan.skip -= 1
+        elif plan.on and key not in self.done:
+            self._look(key, show, args)
+        return Site.attempt_shown(self, key, show, make, *args)
+
     def _look(self, key: Hashable, make: Make | None, args: tuple[Any, ...]) -> None:
         try:
             # While a graph is captured nothing runs, and nothing may be added to the graph.

@@ -56,7 +56,10 @@ class Chooser:
             return _original(axes, Reason.NO_SOLUTION)
         if family is None or self._catalog.definition(definition.name) is None:
             return _original(axes, Reason.NO_DEFINITION)
-        choice = self._catalog.choose(definition.name, family.point(axes))
+        point = family.point(axes)
+        if isinstance(key, tuple) and key[-1] == ops.ANY_LENGTH:
+            point = (point[0], ops.ANY_LENGTH)
+        choice = self._catalog.choose(definition.name, point)
         if choice.winner is None:
             return _original(axes, choice.reason or Reason.NO_SOLUTION)
         winner = choice.winner

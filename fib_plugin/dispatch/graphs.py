@@ -103,6 +103,10 @@ class Graphs:
         """Whether this thread captures a graph that ``begin`` was told of."""
         return getattr(self._capturing, "held", None) is not None
 
+    def current(self) -> object | None:
+        """What stands for the graph that this thread captures, or None."""
+        return getattr(self._capturing, "held", None)
+
     def note(self, site: Site, key: Hashable, inputs: tuple[Any, ...], axes: dict[str, int]) -> Entry:
         """The entry of a call that goes into the graph of this thread."""
         held: Held = self._capturing.held

@@ -153,6 +153,28 @@ class Site:
             self.broke(self, entry, error)
             return None
 
+    def attempt_shown(self, key: Hashable, show: Make, make: Make, *args: Any) -> Any:
+        """Like ``attempt_made``, for inputs that not even a first look may make: it gets ``show(*args)``.
+
+        Args:
+            show: makes stand-ins with the inputs' shapes and whatever a record is to hold.
+        """
+        entry = self.entries.get(key)
+        if entry is None:
+            entry = self.learn(self, key, show(*args))
+        entry.calls += 1
+        run = entry.run
+        if run is None:
+            if entry.trial is not None:
+                entry.trial(make, args)
+            return None
+        inputs = make(*args)
+        try:
+            return run(*inputs)
+        except Exception as error:
+            self.broke(self, entry, error)
+            return None
+
     def attempt_made(self, key: Hashable, make: Make, *args: Any) -> Any:
         """Like ``attempt``, for inputs that cost something to make: ``make(*args)`` runs only when they are needed."""
         entry = self.entries.get(key)

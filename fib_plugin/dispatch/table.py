@@ -59,11 +59,16 @@ class Table:
         return cls(evidence.standings(), evidence.rejected)
 
     def choose(self, definition: str, point: tuple[int, int]) -> Choice:
-        """The choice at ``point`` (see OpSpec.point): exact size, else both neighbours must agree."""
+        """The choice at ``point`` (see OpSpec.point): exact size, else both neighbours must agree.
+
+        For ANY_LENGTH one solution must win in every length class that was measured around this size.
+        """
         standing = self.standings.get(definition)
         if standing is None:
             return Choice(None, self.rejected.get(definition, Reason.NO_SOLUTION))
         size, length = point
+        if length == ops.ANY_LENGTH:
+            return self._choose_for_all(definition, standing, size)
         at = bisect.bisect_left(standing.points, (length, size))
         if at < len(standing.points) and standing.points[at][:2] == (length, size):
             return self._choice(standing, standing.points[at][2])
@@ -73,6 +78,14 @@ class Table:
             return Choice(None, Reason.UNMEASURED_SHAPE)
         winners = {winner for _, _, winner in near}
         return self._choice(standing, winners.pop() if len(winners) == 1 else NOBODY)
+
+    def _choose_for_all(self, definition: str, standing: Standing, size: int) -> Choice:
+        classes = sorted({length for length, _, _ in standing.points})
+        choices = [self.choose(definition, (size, length)) for length in classes]
+        known = {choice for choice in choices if choice.reason is not Reason.UNMEASURED_SHAPE}
+        if not known:
+            return Choice(None, Reason.UNMEASURED_SHAPE)
+        return known.pop() if len(known) == 1 else Choice(None, Reason.NOT_FASTER)
 
     def definitions(self) -> list[str]:
         """Definitions for which at least one size has a winner: only their ops need to be patched."""

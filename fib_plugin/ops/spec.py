@@ -71,6 +71,10 @@ def length_class(tokens: int) -> int:
     return tokens.bit_length()
 
 
+#: Stands for a length class where one choice must serve every length: a call inside a CUDA graph is chosen once.
+ANY_LENGTH = -1
+
+
 def dtype_part(dtype: str) -> str:
     """Name part for ``dtype``: empty for bfloat16, else ``_fp32`` and the like."""
     part = _DTYPE_PARTS.get(dtype, dtype)

@@ -93,6 +93,36 @@ def test_beyond_the_measured_sizes_a_win_reaches_twice_as_far(dataset: Path, row
     assert chosen(table(dataset, (10, FAST, 2.0), (20, FAST, 2.0)), rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({8: 2.0, 9: 1.5, 11: 1.2}, "fast"),
+        ({8: 2.0, 9: 0.9}, "not_faster"),
+        ({8: 0.9, 9: 0.8}, "not_faster"),
+        ({}, "unmeasured_shape"),
+    ],
+)
+def test_one_choice_for_all_lengths_must_win_at_every_length_that_was_measured(
+    dataset: Path, ratios: dict[int, float], expected: str
+) -> None:
+    """A call in a CUDA graph is chosen once, and replayed with any length."""
+    decode = ops.ALL["gqa_paged_decode"].definition(num_qo_heads=4, num_kv_heads=2, head_dim=8)
+    made = proven.solution(decode)
+    proven.store(dataset, decode, made)
+    sizes = {**{(16, kv): ratio for kv, ratio in ratios.items()}, (500, 3): 0.5}
+    lines = [
+        proven.measurement(
+            made,
+            {"batch_size": b, "num_pages": 64, "len_indptr": b + 1, "num_kv_indices": b * 2 ** (kv - 1)},
+            ratio_low=ratio,
+        )
+        for (b, kv), ratio in sizes.items()
+    ]
+    append_measurements(dataset, "gqa_paged", lines)
+    choice = Table.build(TraceSet.from_path(dataset), current_environment()).choose(decode.name, (16, ops.ANY_LENGTH))
+    assert (choice.winner.name if choice.winner else choice.reason and choice.reason.value) == expected
+
+
 def test_a_neighbour_of_another_kv_length_class_is_no_neighbour(dataset: Path) -> None:
     family = ops.ALL["gqa_paged_decode"]
     decode = family.definition(num_qo_heads=4, num_kv_heads=2, head_dim=8)
