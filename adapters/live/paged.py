@@ -99,7 +99,7 @@ class DeviceStep(Step):
     @property
     def most(self) -> int:
         """Entries that the block table has room for."""
-        return self.requests * self.block_table.shape[1] * self.block_size
+        return int(self.block_table.shape[1]) * int(self.block_size) * int(self.requests)
 
     def lists_for(self, block: int, token: int, graph: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(kv_indptr, kv_indices) for a cache of these pitches (see Slots), both int32, on the device.

@@ -234,8 +234,8 @@ def halves(kv_cache: torch.Tensor, head_size: int) -> tuple[torch.Tensor, torch.
     """
     shape = kv_cache.shape
     if len(shape) == 4 and shape[3] == 2 * head_size:
-        keys, values = kv_cache.transpose(1, 2).split(head_size, dim=-1)
-        return keys, values
+        tokens_first = kv_cache.transpose(1, 2)
+        return tokens_first[..., :head_size], tokens_first[..., head_size:]
     if len(shape) == 5 and shape[4] == head_size and (shape[0] == 2) != (shape[1] == 2):
         keys, values = kv_cache.unbind(0 if shape[0] == 2 else 1)
         return keys, values
@@ -278,6 +278,6 @@ def _step(call: _Call, planned: Planned) -> DeviceStep | None:
 def _captured_up_to(builder: Any) -> int:
     config = getattr(getattr(builder, "vllm_config", None), "compilation_config", None)
     mode = getattr(config, "cudagraph_mode", None)
-    if mode is None or not mode.has_full_cudagraphs():
+    if config is None or mode is None or not mode.has_full_cudagraphs():
         return 0
     return int(config.max_cudagraph_capture_size or 0)
