@@ -92,13 +92,15 @@ def make_result(
         definition=case.definition.name, workload=case.workload, solution=solution.name, evaluation=evaluation
     )
     baseline, compared, own_ms = outcome.baseline, outcome.ratio, outcome.solution_ms
-    baseline_ms = ratio = ratio_low = None
+    baseline_ms = ratio = ratio_low = ratio_high = None
     if compared is not None:
         baseline_ms, ratio, ratio_low = compared.baseline_ms, compared.value, compared.low
+        ratio_high = compared.high
     elif own_ms is not None and yardstick:
         baseline, baseline_ms, ratio, ratio_low = solution, own_ms, 1.0, 1.0
+        ratio_high = 1.0
     elif own_ms is not None:
-        ratio = ratio_low = 0.0  # nothing to beat is no win
+        ratio = ratio_low = ratio_high = 0.0  # nothing to beat is no win
     measurement = Measurement(
         run=run,
         definition=case.definition.name,
@@ -113,6 +115,7 @@ def make_result(
         baseline_ms=baseline_ms,
         ratio=ratio,
         ratio_low=ratio_low,
+        ratio_high=ratio_high,
         hardware=environment.hardware,
         libs=dict(environment.libs),
         timestamp=timestamp,

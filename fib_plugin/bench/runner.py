@@ -48,6 +48,7 @@ class _Run:
     budget: float | None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.monotonic)
+    at_work_since: float = field(default_factory=time.monotonic)
     total: int = 0
     done: int = 0
     unstarted: int = 0
@@ -76,6 +77,8 @@ class _Run:
 
     def _add(self, result: BenchResult) -> None:
         if self.save:
+            if self.traceset.get_solution(result.solution.name) != result.solution:
+                self.traceset.add_solution(result.solution, replace=True)  # a trace of it would lead nowhere
             self.traceset.add_traces([result.trace])
             if self.traceset.root is not None:
                 append_measurements(self.traceset.root, result.definition.op_type, [result.measurement])
@@ -86,7 +89,7 @@ class _Run:
     def _tell(self, doing: str = "", result: BenchResult | None = None, problem: str = "") -> None:
         left = None
         if self.results:
-            left = (time.monotonic() - self.started) / len(self.results) * (self.total - self.done)
+            left = (time.monotonic() - self.at_work_since) / len(self.results) * (self.total - self.done)
         self.progress(Progress(self.done, self.total, doing, result, problem, left))
 
 
@@ -123,7 +126,7 @@ def run_bench(
         threads: CPU threads for reference, displaced op and solution alike; None takes the physical cores.
         cache: build cache; None takes FIB_CACHE_PATH. On Ray every node has its own.
         candidates: run these, which need not be in the dataset, instead of the dataset's solutions.
-        save: whether results are written to the dataset.
+        save: whether results are written to the dataset; candidates that have some are then written too.
         budget: seconds after which nothing new is started.
         devices: run on these at once; None takes all CUDA devices of the host, or the CPU.
         ray: address of a Ray cluster, ``auto`` or ``local``: all devices of its nodes are used (see `cluster`).
@@ -179,6 +182,7 @@ def _plan(
         judged_by = {name: evaluation_hash(config) for name, config in configs.items()}
         drop_measured(batches, load_measurements(run.traceset.root), environment, judged_by)
     run.total += sum(len(chosen) for batch in batches for _, chosen in batch.jobs)
+    run.at_work_since = time.monotonic()
     if foreign:
         names = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
         run.take(LeftOut(0, f"{len(foreign)} solutions for other hardware than {device}: {names}"))

@@ -28,11 +28,13 @@ _COMMANDS = {
 }
 
 for _name, (_module, _attribute) in _COMMANDS.items():
-    _command = getattr(importlib.import_module(_module), _attribute)
+    _loaded = importlib.import_module(_module)
+    _command = getattr(_loaded, _attribute)
     if isinstance(_command, typer.Typer):
         app.add_typer(_command, name=_name)
     else:
-        app.command(name=_name)(_command)
+        # A module that reads its arguments in its own way has a Command.
+        app.command(name=_name, cls=getattr(_loaded, "Command", None))(_command)
 
 
 def main() -> None:

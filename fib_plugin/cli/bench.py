@@ -1,4 +1,4 @@
-"""`fib bench`: benchmarks the solutions of a dataset and shows what came out. Results are kept as they arrive."""
+"""`fib bench`: benchmarks the solutions of a dataset, or one under work, and shows what came out."""
 
 from __future__ import annotations
 
@@ -12,21 +12,45 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
+from typer.core import TyperCommand
 
 from fib_plugin import settings
+from fib_plugin.cli.bench_view import View
 from fib_plugin.schema import SchemaError
 
 if TYPE_CHECKING:
-    from fib_plugin.bench import BenchResult, Progress
+    from fib_plugin.bench import BenchResult
+    from fib_plugin.bench.profile import Profile
+    from fib_plugin.schema import Solution
 
-_LOG_LINES = 12
 _INTERRUPTED = 130
+_PROFILES = "profiles"  # below the cache
+
+
+class Command(TyperCommand):
+    """Lets ``--ray`` stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        for index, word in enumerate(given):
+            if word == "--ray" and not _is_address(given[index + 1 : index + 2]):
+                given.insert(index + 1, "auto")
+                break
+        return super().parse_args(ctx, given)
+
+
+def _is_address(words: Sequence[str]) -> bool:
+    return any(word in ("auto", "local") or (":" in word and not word.startswith("-")) for word in words)
 
 
 def bench(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SOLUTION]...",
+            help="Folders with a solution.toml, or Solution JSON files, to bench as they are; none: the dataset's.",
+        ),
+    ] = None,
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="Folder of the dataset.", show_default="FIB_DATASET_PATH")
     ] = None,
@@ -42,11 +66,31 @@ def bench(
         int | None, typer.Option("--workloads", min=1, help="Workloads per definition, most called first.")
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds per solution and workload.")] = 60.0,
+    budget: Annotated[
+        float | None, typer.Option("--budget", min=0.0, help="Seconds after which nothing new is started.")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option("--devices", help="Comma list, such as cuda:0,cuda:1; default all GPUs, else the CPU.")
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", min=1, help="CPU threads; default FIB_BENCH_THREADS, else the physical cores."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Use all nodes of a Ray cluster: host:port, auto (default: the one running here) or local.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what was measured here before.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="With SOLUTION: keep it, its traces and measurements.")] = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Then profile what passed (ncu on GPUs), outside of the sandbox."),
+    ] = False,
+    full_logs: Annotated[bool, typer.Option("--full-logs", help="Show all that failures said.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Run solutions on captured workloads: right or wrong, and how fast against the op they would displace.
@@ -54,15 +98,23 @@ def bench(
     A failing solution is a result: the exit code stays 0. It is 1 when nothing could run, 2 when the request is wrong.
     """
     root = _root(dataset, as_json)
+    if profile and ray is not None:
+        _fail("--profile runs on this host only (leave out --ray)", as_json)
     from fib_plugin.bench import BenchError, run_bench  # imports torch
+    from fib_plugin.bench.candidates import read_candidates
     from fib_plugin.dataset import TraceSet, load_measurements
 
-    results: list[BenchResult] = []
-    problems: list[str] = []
-    interrupted = False
-    view = _View(as_json, results, problems)
+    view = View(as_json)
+    profiles: list[Profile] = []
     try:
         traceset = TraceSet.from_path(root, strict=False)
+        candidates: list[Solution] | None = None
+        if paths:
+            found = read_candidates(paths, traceset.definitions)
+            candidates = found.solutions
+            view.problems.extend(found.refusals)
+        chosen = settings.load()
+        threads = threads or chosen.bench_threads
         with view:
             run_bench(
                 traceset,
@@ -74,55 +126,32 @@ def bench(
                 timeout,
                 op_type=op_type,
                 author=author,
-                threads=threads or settings.load().bench_threads,
-                cache=settings.load().cache_path,
+                threads=threads,
+                cache=chosen.cache_path,
+                candidates=candidates,
+                save=save or not paths,
+                budget=budget,
+                devices=[name.strip() for name in devices.split(",") if name.strip()] if devices else None,
+                ray=ray,
             )
+        if profile:
+            profiles = _profile(view.results, root, devices, threads, chosen.cache_path, as_json)
     except KeyboardInterrupt:
-        interrupted = True
-    except (BenchError, SchemaError, OSError, settings.SettingsError) as error:
+        view.interrupted = True
+    except SchemaError as error:
+        _fail("\n".join(str(problem) for problem in error.flat()), as_json)
+    except (BenchError, OSError, settings.SettingsError) as error:
         _fail(str(error), as_json)
+    kept = save or not paths
     if as_json:
-        print(json.dumps(_summary(root, results, problems, interrupted), indent=2))
+        print(json.dumps(_summary(root, view, profiles, kept), indent=2))
     else:
-        _print(results, problems, interrupted)
-    if interrupted:
+        _print(view, profiles, kept, full_logs)
+    if view.interrupted:
         raise typer.Exit(_INTERRUPTED)
     # What an earlier run measured has run: resuming has nothing left to do then.
-    ran = bool(results) or (resume and bool(load_measurements(root)))
-    raise typer.Exit(1 if problems and not ran else 0)
-
-
-class _View:
-    """Progress bar on standard error while the run lasts; collects what it is told."""
-
-    def __init__(self, quiet: bool, results: list[BenchResult], problems: list[str]) -> None:
-        self._results = results
-        self._problems = problems
-        self._bar = Bar(
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=quiet,
-            transient=True,
-        )
-        self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> None:
-        self._bar.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def show(self, progress: Progress) -> None:
-        if progress.result is not None:
-            self._results.append(progress.result)
-        if progress.problem:
-            self._problems.append(progress.problem)
-        doing = {"description": escape(progress.doing)} if progress.doing else {}
-        self._bar.update(self._task, completed=progress.done, total=progress.total, **doing)  # type: ignore[arg-type]
+    ran = bool(view.results) or (resume and bool(load_measurements(root)))
+    raise typer.Exit(1 if view.problems and not ran else 0)
 
 
 def _root(dataset: Path | None, as_json: bool) -> Path:
@@ -143,61 +172,60 @@ def _fail(message: str, as_json: bool) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _print(results: Sequence[BenchResult], problems: Sequence[str], interrupted: bool) -> None:
+def _profile(
+    results: Sequence[BenchResult], root: Path, devices: str | None, threads: int | None, cache: Path, quiet: bool
+) -> list[Profile]:
+    from fib_plugin.bench import profile
+    from fib_plugin.bench.child import Place, physical_cores
+    from fib_plugin.bench.devices import host_devices
+
+    device = devices.split(",")[0].strip() if devices else host_devices()[0]
+    place = Place(device, threads or physical_cores(), cache)
+    with Console(stderr=True, quiet=quiet).status("profiling what passed"):
+        return list(profile.profile(results, root, place, cache / _PROFILES))
+
+
+def _print(view: View, profiles: Sequence[Profile], kept: bool, full_logs: bool) -> None:
+    from fib_plugin.bench import report
+
     console = Console()
-    if results:
-        table = Table(title="against the op that would be displaced")
-        for column in ("definition", "axes", "solution"):
-            table.add_column(column, overflow="fold")
-        for column in ("status", "ms", "displaced ms", "speedup", "at least"):
-            table.add_column(column, justify="right")
-        for result in results:
-            table.add_row(*_row(result))
-        console.print(table)
-    for result in results:
-        if result.log:
-            console.print(f"[bold]{escape(result.solution.name)}[/] on {escape(_axes(result))}: {result.status.value}")
-            lines = result.log.splitlines()
-            console.print(escape("\n".join(f"  {line}" for line in lines[:_LOG_LINES])), soft_wrap=True)
-            if len(lines) > _LOG_LINES:
-                console.print(f"  ... {len(lines) - _LOG_LINES} more lines in the trace")
-    for problem in problems:
-        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True)
-    counts = Counter(result.status.value for result in results)
-    told = ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "nothing was left to run"
-    console.print(f"{'interrupted; kept' if interrupted else 'done'}: {told}", soft_wrap=True)
-    if interrupted:
+    report.show(console, view.results, **({"log_lines": None} if full_logs else {}))
+    for one in profiles:
+        where = f": {one.report}" if one.report else ""
+        console.print(f"[bold]{escape(one.solution)}[/]: {escape(one.said + where)}", soft_wrap=True, highlight=False)
+    for problem in view.problems:
+        console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
+    told = report.counts(view.results) or "nothing was left to run"
+    console.print(f"{'interrupted; kept' if view.interrupted else 'done'}: {told}", soft_wrap=True)
+    if not kept and view.results:
+        console.print(
+            "nothing was written to the dataset (--save keeps the solution, its traces and measurements)",
+            soft_wrap=True,
+        )
+    if view.interrupted:
         console.print("continue with the same command and --resume")
     sys.stdout.flush()
 
 
-def _row(result: BenchResult) -> list[str]:
-    m = result.measurement
-    compared = bool(m.baseline) and m.ratio is not None and m.ratio_low is not None
-    color = "green" if result.status.value == "PASSED" else "red"
-    return [
-        escape(result.definition.name),
-        escape(_axes(result)),
-        escape(result.solution.name),
-        f"[{color}]{result.status.value}[/]",
-        "-" if m.solution_ms is None else f"{m.solution_ms:.4f}",
-        f"{m.baseline_ms:.4f}" if compared else "-",
-        f"{m.ratio:.2f}x" if compared else "-",
-        f"{m.ratio_low:.2f}x" if compared else "-",
-    ]
-
-
-def _axes(result: BenchResult) -> str:
-    return " ".join(f"{axis}={size}" for axis, size in result.workload.axes.items())
-
-
-def _summary(root: Path, results: Sequence[BenchResult], problems: Sequence[str], interrupted: bool) -> dict[str, Any]:
+def _summary(root: Path, view: View, profiles: Sequence[Profile], kept: bool) -> dict[str, Any]:
     import msgspec
 
+    results = view.results
     return {
         "dataset": str(root),
-        "interrupted": interrupted,
+        "interrupted": view.interrupted,
+        "saved": kept,
         "statuses": dict(Counter(result.status.value for result in results)),
-        "problems": list(problems),
+        "problems": list(view.problems),
         "results": [{**msgspec.to_builtins(result.measurement), "log": result.log} for result in results],
+        "profiles": [
+            {
+                "solution": one.solution,
+                "definition": one.definition,
+                "axes": one.axes,
+                "report": None if one.report is None else str(one.report),
+                "said": one.said,
+            }
+            for one in profiles
+        ],
     }

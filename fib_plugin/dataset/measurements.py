@@ -44,6 +44,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """baseline / (solution + what the adapter must do around a solution), from interleaved pairs"""
     ratio_low: float | None = None
     """lower end of the ratio's 95% interval"""
+    ratio_high: float | None = None
+    """upper end of it; None in lines of before it was kept"""
     hardware: str
     libs: dict[str, str]
     timestamp: str

@@ -5,6 +5,7 @@ Works in slices, so that a comparison inside an engine that left little memory f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ def outputs(
 class _Places:
     """How many elements are wrong, and the first few of them."""
 
+    shape: Sequence[int]
+    tolerance: Tolerance | None = None
     count: int = 0
     shown: list[str] = field(default_factory=list)
 
@@ -74,10 +77,24 @@ class _Places:
         self.count += count
         if count and len(self.shown) < _SHOWN:
             for i in where.nonzero().reshape(-1)[: _SHOWN - len(self.shown)].tolist():
-                self.shown.append(f"[{start + i}] {float(output[i]):.6g} expected {float(wanted[i]):.6g}")
+                self.shown.append(self._line(start + i, float(output[i]), float(wanted[i])))
+
+    def _line(self, index: int, output: float, wanted: float) -> str:
+        place: list[int] = []
+        for size in reversed(self.shape):
+            place.insert(0, index % size)
+            index //= size
+        line = f"{place} {output:.6g} expected {wanted:.6g}"
+        if self.tolerance is not None:
+            allowed = self.tolerance.atol + self.tolerance.rtol * abs(wanted)
+            line += f" (off by {abs(output - wanted):.3g}, allowed {allowed:.3g})"
+        return line
 
     def __str__(self) -> str:
-        return f"{self.count} wrong, the first (flat index): {'; '.join(self.shown)}"
+        rule = ""
+        if self.tolerance is not None:
+            rule = f"\n  allowed: atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g} * |expected|"
+        return f"{self.count} of {math.prod(self.shape)} wrong, the first:\n  " + "\n  ".join(self.shown) + rule
 
 
 @dataclass(slots=True)
@@ -95,7 +112,7 @@ def _compare(name: str, output: torch.Tensor, wanted: torch.Tensor, tolerance: T
 
     wide = torch.float64 if wanted.dtype.itemsize == 8 or not wanted.dtype.is_floating_point else torch.float32
     found = _Comparison()
-    odd, off = _Places(), _Places()
+    odd, off = _Places(wanted.shape), _Places(wanted.shape, tolerance)
     for start, mine, right in _slices(output.detach(), wanted.detach()):
         mine, right = mine.to(wide), right.to(wide)
         finite = right.isfinite()

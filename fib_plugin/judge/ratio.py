@@ -12,12 +12,13 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Medians in ms; ``value`` is baseline / (solution + toll), ``low`` the lower end of its 95% interval."""
+    """Medians in ms; ``value`` is baseline / (solution + toll), ``low`` and ``high`` the ends of its 95% interval."""
 
     solution_ms: float
     baseline_ms: float
     value: float
     low: float
+    high: float
 
 
 def ratio(
@@ -33,9 +34,9 @@ def ratio(
     medians = float(np.median(solution)), float(np.median(baseline))
     chosen = np.random.default_rng(seed).integers(0, len(solution), (_RESAMPLES, len(solution)))
     resampled = np.median(baseline[chosen], axis=1) / np.median(solution[chosen], axis=1)
-    low = float(np.percentile(resampled, 2.5))
+    low, high = (float(end) for end in np.percentile(resampled, (2.5, 97.5)))
     value = medians[1] / medians[0]
-    return Ratio(medians[0] / 1e6, medians[1] / 1e6, value, min(low, value))
+    return Ratio(medians[0] / 1e6, medians[1] / 1e6, value, min(low, value), max(high, value))
 
 
 def median_ms(samples_ns: Sequence[float]) -> float:

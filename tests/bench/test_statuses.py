@@ -70,7 +70,7 @@ def results(traces: TraceSet, cache: Path) -> dict[str, BenchResult]:
         ("wrong_shape", "INCORRECT_SHAPE", f"output output has the shape (1, {HIDDEN}), expected (4, {HIDDEN})"),
         ("wrong_dtype", "INCORRECT_DTYPE", "output output is float64, expected float32"),
         ("wrong_numbers", "INCORRECT_NUMERICAL", "of the elements match"),
-        ("one_wrong_element", "INCORRECT_NUMERICAL", "1 wrong, the first (flat index): [255]"),
+        ("one_wrong_element", "INCORRECT_NUMERICAL", "1 of 256 wrong, the first:\n  [3, 63] "),
         ("nan", "INCORRECT_NUMERICAL", "NaN or Inf differ"),
         ("writes_nothing", "INCORRECT_NUMERICAL", "nan expected"),
         ("mutates", "INCORRECT_NUMERICAL", "wrote to its inputs: hidden_states"),

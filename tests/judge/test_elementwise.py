@@ -67,7 +67,9 @@ def test_integers_must_be_equal() -> None:
 
 def test_the_complaint_names_place_and_values() -> None:
     verdict = judge.outputs(NORM, [torch.tensor([1.0, 9.0])], [torch.tensor([1.0, 2.0])], Tolerance(0.1, 0.1))
-    assert "[1] 9 expected 2" in verdict.log
+    assert "output output: 50.0000% of the elements match" in verdict.log
+    assert "1 of 2 wrong, the first:\n  [1] 9 expected 2 (off by 7, allowed 0.3)\n" in verdict.log
+    assert "allowed: atol 0.1 + rtol 0.1 * |expected|" in verdict.log
     assert verdict.correctness is not None
     assert verdict.correctness.max_absolute_error == 7.0
 
@@ -80,10 +82,11 @@ def test_slices_leave_nothing_out(layout: str, monkeypatch: pytest.MonkeyPatch) 
     assert judge.outputs(NORM, [wanted.clone()], [wanted], TENTH).passed
     for place in range(wanted.numel()):
         output = wanted.clone(memory_format=torch.preserve_format)
-        output[tuple(torch.unravel_index(torch.tensor(place), wanted.shape))] += 50
+        position = [int(axis) for axis in torch.unravel_index(torch.tensor(place), wanted.shape)]
+        output[tuple(position)] += 50
         verdict = judge.outputs(NORM, [output], [wanted], TENTH)
         assert not verdict.passed
-        assert f"1 wrong, the first (flat index): [{place}]" in verdict.log
+        assert f"1 of {wanted.numel()} wrong, the first:\n  {position} " in verdict.log
 
 
 class Allocations(TorchDispatchMode):

@@ -1,0 +1,107 @@
+"""Report: the results of a run as a person reads them: what passed with its speed, what failed with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from fib_plugin.bench.results import BenchResult
+from fib_plugin.schema import EvaluationStatus
+
+_LOG_LINES = 16
+_CAPTION = (
+    "displaced: the op that a solution would replace, timed beside it; speedup over it, with the 95% interval;"
+    " roof: share of the memory bandwidth (m) or arithmetic (c) that this machine was measured to reach"
+)
+_HINTS = {
+    EvaluationStatus.COMPILE_ERROR: "mend the source, or the toolchain that the log names",
+    EvaluationStatus.TIMEOUT: "give it more --timeout if it is not stuck",
+    EvaluationStatus.INCORRECT_SHAPE: "compare what it returns with the definition's outputs",
+    EvaluationStatus.INCORRECT_DTYPE: "convert the output to the definition's dtype",
+}
+
+
+def show(console: Console, results: Sequence[BenchResult], log_lines: int | None = _LOG_LINES) -> None:
+    """A table for each workload, then what each failure said: ``log_lines`` of it, None for all."""
+    by_workload: dict[tuple[str, str], list[BenchResult]] = {}
+    for result in results:
+        by_workload.setdefault((result.definition.name, result.workload.uuid), []).append(result)
+    for group in by_workload.values():
+        console.print(_table(group))
+    if any(result.measurement.solution_ms is not None for result in results):
+        console.print(Text(_CAPTION, style="dim"), soft_wrap=True)
+    for alike in _alike(results):
+        for line in _failure(alike, log_lines):
+            console.print(line, soft_wrap=True)
+
+
+def counts(results: Sequence[BenchResult]) -> str:
+    """``3 PASSED, 1 TIMEOUT``."""
+    found = Counter(result.status.value for result in results)
+    return ", ".join(f"{count} {status}" for status, count in found.most_common())
+
+
+def axes_of(result: BenchResult) -> str:
+    """The sizes of the workload."""
+    return " ".join(f"{axis}={size}" for axis, size in result.workload.axes.items())
+
+
+def _table(results: Sequence[BenchResult]) -> Table:
+    title = Text.assemble((results[0].definition.name, "bold"), f"  {axes_of(results[0])}")
+    table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("solution", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for column in ("ms", "displaced", "speedup (95%)", "roof"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        table.add_row(*_row(result))
+    return table
+
+
+def _row(result: BenchResult) -> list[str]:
+    m = result.measurement
+    compared = bool(m.baseline) and m.ratio is not None and m.ratio_low is not None
+    color = "green" if result.status is EvaluationStatus.PASSED else "red"
+    high = m.ratio if m.ratio_high is None else m.ratio_high
+    return [
+        escape(_short(result)),
+        f"[{color}]{result.status.value}[/]",
+        "-" if m.solution_ms is None else f"{m.solution_ms:.4f}",
+        f"{m.baseline_ms:.4f}" if compared else "-",
+        f"{m.ratio:.2f}x ({m.ratio_low:.2f}-{high:.2f})" if compared else "-",
+        f"{m.roof_ms / m.solution_ms:.0%} {m.bound[:1]}" if m.roof_ms and m.solution_ms else "-",
+    ]
+
+
+def _short(result: BenchResult) -> str:
+    """The solution's name without its definition's, which stands above."""
+    return result.solution.name.removesuffix(f"__{result.definition.name}")
+
+
+def _alike(results: Sequence[BenchResult]) -> list[list[BenchResult]]:
+    """Results with something to tell; those of one solution that tell the same are told once."""
+    groups: dict[tuple[str, str, str], list[BenchResult]] = {}
+    for result in results:
+        if result.log:
+            groups.setdefault((result.solution.name, result.status.value, result.log), []).append(result)
+    return list(groups.values())
+
+
+def _failure(group: Sequence[BenchResult], log_lines: int | None) -> Iterator[Text]:
+    first = group[0]
+    where = axes_of(first) if len(group) == 1 else f"{len(group)} workloads, the first with {axes_of(first)}"
+    yield Text.assemble((first.solution.name, "bold"), f" on {where}: ", (first.status.value, "bold"))
+    lines = first.log.splitlines()
+    shown = lines if log_lines is None else lines[:log_lines]
+    yield Text("\n".join(f"  {line}" for line in shown))
+    if len(shown) < len(lines):
+        yield Text(f"  ... {len(lines) - len(shown)} more lines in the trace (all of them: --full-logs)")
+    if first.status in _HINTS:
+        yield Text(f"  try: {_HINTS[first.status]}", style="dim")

@@ -1,0 +1,206 @@
+"""`fib bench` for who works on a solution: from its folder, with readable failures, budgets, devices and profiles."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.bench_cases import NORM, RIGHT, dataset, solution, workload
+from bench.test_candidates import TOML, folder
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from fib_plugin import bench
+from fib_plugin.bench import Progress, report
+from fib_plugin.bench.results import BenchResult
+from fib_plugin.cli import app, bench_view
+from fib_plugin.dataset import TraceSet, load_measurements
+from fib_plugin.schema.record import dump_pretty
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FIB_CACHE_PATH", str(tmp_path / "cache"))
+    monkeypatch.setenv("FIB_DATASET_PATH", str(tmp_path / "data"))
+    monkeypatch.setenv("FIB_BENCH_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    dataset(tmp_path / "data", solution("engine_op", NORM.reference, author="engine"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command asks of `run_bench`, which does nothing."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(bench, "run_bench", lambda *_, **named: found.update(named))
+    return found
+
+
+def fib(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+
+
+def test_a_folder_is_benched_as_it_is_and_nothing_is_written(tmp_path: Path, data: Path) -> None:
+    result = fib(folder(tmp_path / "work"))
+    assert result.exit_code == 0, result.output
+    assert "1 PASSED" in result.output
+    assert "--save keeps" in result.output
+    assert load_measurements(data) == []
+    assert TraceSet.from_path(data).get_solution(f"mine__{NORM.name}") is None
+
+
+def test_speed_is_shown_against_the_displaced_op_with_its_interval_and_against_the_roof(tmp_path: Path) -> None:
+    result = fib(folder(tmp_path / "work"), "--save")
+    (row,) = [line.split() for line in result.output.splitlines() if line.strip().startswith("mine")]
+    name, status, ms, displaced, speedup, interval, roof, bound = row
+    assert (name, status, bound) == ("mine", "PASSED", "m")
+    assert float(ms) > 0
+    assert float(displaced) > 0
+    low, high = interval.strip("()").split("-")
+    assert float(low) <= float(speedup.rstrip("x")) <= float(high)
+    assert 0 <= float(roof.rstrip("%")) < 200
+
+
+def test_saved_results_of_a_folder_are_measurements_like_others(tmp_path: Path, data: Path) -> None:
+    told = json.loads(fib(folder(tmp_path / "work"), "--save", "--json").stdout)
+    (kept,) = load_measurements(data)
+    assert TraceSet.from_path(data).get_solution(f"mine__{NORM.name}") is not None
+    assert told["saved"]
+    assert told["results"][0]["solution"] == kept.solution == f"mine__{NORM.name}"
+    assert kept.ratio_low is not None
+    assert kept.ratio is not None
+    assert kept.ratio_high is not None
+    assert kept.ratio_low <= kept.ratio <= kept.ratio_high
+    assert kept.roof_ms is not None
+    assert kept.bound == "memory"
+
+
+def test_a_solution_json_is_benched_too(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_bytes(dump_pretty(solution("one", RIGHT)))
+    assert "1 PASSED" in fib(tmp_path / "one.json").output
+
+
+def test_wrong_elements_are_shown_with_place_values_and_both_tolerances(tmp_path: Path) -> None:
+    wrong = RIGHT.replace("return torch", "y = torch") + "    y[2, 5] = 77.0\n    return y\n"
+    output = fib(folder(tmp_path / "work", source=wrong)).output
+    assert "[2, 5] 77 expected" in output
+    assert "allowed: atol 0.0001 + rtol 0.0001 * |expected|" in output
+    assert "1 INCORRECT_NUMERICAL" in output
+
+
+def test_a_compilers_errors_are_shown_with_the_line_that_it_names(tmp_path: Path) -> None:
+    toml = TOML.replace('"python"', '"cpp"\nbinding = "tvm-ffi"').replace("kernel.py", "kernel.cpp")
+    work = folder(tmp_path / "work", toml)
+    (work / "kernel.cpp").write_text("int run( { return 1; }\n")
+    output = fib(work).output
+    assert "1 COMPILE_ERROR" in output
+    assert "kernel.cpp:1:" in output
+    assert "try: mend the source" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere is not there (name a folder with a solution.toml"),
+        (["work", "--dataset", "nowhere"], "nowhere is no folder"),
+        (["work", "--definitions", "zzz"], "no definition in"),
+        (["bad"], "solution.toml: families: unknown family 'rmsnrm' (did you mean 'rmsnorm'?)"),
+        (["--profile", "--ray", "h:1"], "--profile runs on this host only (leave out --ray)"),
+    ],
+)
+def test_a_wrong_request_says_what_where_and_what_to_try(arguments: list[str], words: str, tmp_path: Path) -> None:
+    folder(tmp_path / "work")
+    folder(tmp_path / "bad", TOML.replace('["rmsnorm"]', '["rmsnrm"]'))
+    result = fib(*arguments)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address", "paths"),
+    [
+        (["--ray"], "auto", 0),
+        (["--ray", "--resume"], "auto", 0),
+        (["--ray", "10.0.0.1:6379"], "10.0.0.1:6379", 0),
+        (["--ray", "ray://head:10001", "work"], "ray://head:10001", 1),
+        (["--ray", "work"], "auto", 1),
+        (["--ray=local", "work"], "local", 1),
+        (["work"], None, 1),
+    ],
+)
+def test_ray_takes_an_address_or_none(
+    arguments: list[str], address: str | None, paths: int, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    folder(tmp_path / "work")
+    result = fib(*arguments)
+    assert result.exit_code == 0, result.output
+    assert asked["ray"] == address
+    assert len(asked["candidates"] or ()) == paths
+
+
+def test_budget_and_devices_are_handed_on(asked: dict[str, Any]) -> None:
+    fib("--budget", "90", "--devices", "cuda:0, cuda:3")
+    assert (asked["budget"], asked["devices"], asked["save"]) == (90.0, ["cuda:0", "cuda:3"], True)
+
+
+def test_a_spent_budget_is_said(data: Path) -> None:
+    assert "the budget of 0 s was spent (continue with --resume)" in fib("--budget", "0").output
+
+
+def test_profile_says_where_its_report_is(tmp_path: Path) -> None:
+    told = json.loads(fib(folder(tmp_path / "work"), "--profile", "--json").stdout)
+    (one,) = told["profiles"]
+    assert one["solution"] == f"mine__{NORM.name}"
+    assert "this device is a CPU" in one["said"]
+    assert "aten::" in Path(one["report"]).read_text()
+
+
+def test_elsewhere_than_on_a_terminal_a_line_now_and_then_tells_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_view, "_LINE_EVERY_S", -1.0)
+    view = bench_view.View(quiet=False)
+    with view:
+        view.show(Progress(3, 12, "gemm M=4: mine", left_s=200.0))
+    assert "3 of 12 done, 3:20 left, gemm M=4: mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (725, "12:05"), (10_800, "3:00:00")])
+def test_durations_read_as_on_a_clock(seconds: float, text: str) -> None:
+    assert bench_view.duration(seconds) == text
+
+
+def test_what_a_run_will_still_take_is_judged_by_what_was_done(tmp_path: Path) -> None:
+    loads = tuple(workload(f"w{rows}", batch_size=rows) for rows in (1, 2, 3))
+    traces = dataset(
+        tmp_path / "more", solution("short", "def run(x, weight):\n    return x[:, :1]\n"), workloads=loads
+    )
+    told: list[Progress] = []
+    bench.run_bench(traces, progress=told.append, cache=tmp_path / "cache")
+    assert told[0].left_s is None
+    left = [one.left_s for one in told if one.result is not None]
+    assert left[0] is not None
+    assert left[0] > 0
+    assert left[-1] == 0.0
+
+
+def test_workloads_that_fail_in_the_same_way_are_told_once_and_long_logs_are_cut(tmp_path: Path) -> None:
+    loads = tuple(workload(f"w{rows}", batch_size=rows) for rows in (1, 2))
+    source = "def run(x, weight):\n    raise ValueError('line\\n' * 99)\n"
+    results = bench.run_bench(
+        dataset(tmp_path / "more", solution("bad", source), workloads=loads), cache=tmp_path / "cache"
+    )
+    assert "bad on 2 workloads, the first with batch_size=1: RUNTIME_ERROR" in _shown(results)
+    assert "more lines in the trace (all of them: --full-logs)" in _shown(results)
+    assert _shown(results, None).count("line\n") == 99
+
+
+def _shown(results: list[BenchResult], *lines: int | None) -> str:
+    out = io.StringIO()
+    report.show(Console(file=out, width=80), results, *lines)
+    return out.getvalue()
