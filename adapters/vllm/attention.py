@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from fib_plugin.adapters.live.attention import LiveAttention, Step, table_step
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.vllm.cpu_cache import CpuCache
+from fib_plugin.adapters.vllm.cpu_cache import CpuCache, halves
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
@@ -44,7 +44,11 @@ class _Call(NamedTuple):
 
 
 class CpuAttention(Adapter):
-    """Wraps the backend's ``forward``, which Python runs on every step in eager and compiled models alike."""
+    """Wraps the backend's ``forward``, which Python runs on every step in eager and compiled models alike.
+
+    Before 0.23 nobody but the engine's forward writes the new keys and values into the cache: a solution that answers
+    in its place must find them there, too.
+    """
 
     name = "vllm.attention"
     engine = VLLM
@@ -106,7 +110,7 @@ class CpuAttention(Adapter):
         output: torch.Tensor,
     ) -> bool:
         """Writes the solution's result into ``output``; False when the engine's op must answer."""
-        _, kv_heads, block_size, _ = kv_cache.shape
+        kv_heads, block_size = kv_cache.shape[-3:-1]
         step = getattr(metadata, "fib_step", None)
         if step is None:
             step = metadata.fib_step = _step(metadata, block_size)
@@ -129,7 +133,10 @@ class CpuAttention(Adapter):
     def _inputs(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
         """The definition's inputs: the engine's blocks unpacked, since solutions read token-major keys and values."""
         head_size = call.impl.head_size
-        keys, values, indices = self.cache.unpack(call.layer, call.kv_cache, step.lists()[1], head_size, q.dtype)
+        if call.kv_cache.dim() == 5:
+            _write(call)
+        isa = _isa(call)
+        keys, values, indices = self.cache.unpack(isa, call.kv_cache, step.lists()[1], head_size, q.dtype)
         return self.calls.inputs(step, q, keys, values, call.impl.scale, indices)
 
     def _engine(self, call: _Call, step: Step, q: torch.Tensor) -> torch.Tensor:
@@ -145,7 +152,7 @@ def _unsupported(impl: Any, metadata: Any) -> bool:
     """Whether the call has what the definitions lack: window, soft cap, sinks, alibi, fp8, non-causal, encoder."""
     return bool(
         impl.attn_type != "decoder"
-        or impl.sliding_window != -1
+        or impl.sliding_window not in (-1, (-1, -1))
         or impl.logits_soft_cap
         or impl.alibi_slopes is not None
         or impl.sinks is not None
@@ -154,6 +161,29 @@ def _unsupported(impl: Any, metadata: Any) -> bool:
         or getattr(metadata, "dynamic_causal", None) is not None
         or getattr(metadata, "use_sdpa_prefill", False)
     )
+
+
+def _isa(call: _Call) -> str:
+    """The instruction set that the cache's layout is for: the layer's (0.30), the backend's (0.23), the step's."""
+    isa: str = next(holder.isa for holder in (call.layer, call.impl, call.metadata) if hasattr(holder, "isa"))
+    return isa
+
+
+def _write(call: _Call) -> None:
+    """The new keys and values into the cache, as the engine's forward begins; doing it twice changes nothing."""
+    from vllm import _custom_ops
+
+    if call.impl.kv_sharing_target_layer_name is None and call.key is not None and call.value is not None:
+        _custom_ops.cpu_attn_reshape_and_cache(
+            call.key,
+            call.value,
+            *halves(call.kv_cache),
+            call.metadata.slot_mapping,
+            _isa(call),
+            k_scale=call.layer._k_scale_float,
+            v_scale=call.layer._v_scale_float,
+            kv_cache_dtype=call.impl.kv_cache_dtype,
+        )
 
 
 def _step(metadata: Any, block_size: int) -> Step:

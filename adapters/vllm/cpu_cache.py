@@ -1,12 +1,11 @@
 """Token-major keys and values from vLLM's CPU cache, whose blocks the kernels keep in a layout of their own.
 
 The layout depends on the instruction set. It is a permutation within one block and head, so it is learnt once, by
-writing numbers through the engine's own function and looking where they went.
+writing numbers through the engine's own function and looking where they went. Keys and values were two pools before
+0.23, and are the halves of each block since then.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -18,23 +17,24 @@ class CpuCache:
         self._layouts: dict[tuple[str, int, int, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def unpack(
-        self, layer: Any, kv_cache: torch.Tensor, kv_indices: torch.Tensor, head_size: int, dtype: torch.dtype
+        self, isa: str, kv_cache: torch.Tensor, kv_indices: torch.Tensor, head_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(keys, values, indices): the used blocks as [slots, 1, kv_heads, head_size] and the indices into them.
 
-        kv_cache [blocks, kv_heads, block_size, 2 * head_size]; kv_indices int32 names token slots of the whole pool.
+        kv_cache as ``halves`` takes it; kv_indices int32 names token slots of the whole pool.
         """
-        blocks, heads, block_size, _ = kv_cache.shape
+        heads, block_size = kv_cache.shape[-3:-1]
         used, inverse = torch.unique(kv_indices // block_size, return_inverse=True)
         indices = (inverse * block_size + kv_indices % block_size).to(torch.int32)
-        chosen = kv_cache.view(blocks, heads, block_size * 2, head_size)[used.long()]
-        layout = self._layout(layer.isa, block_size, head_size, dtype)
+        layout = self._layout(isa, block_size, head_size, dtype)
+        chosen = used.long()
         keys, values = (
-            half.reshape(len(used), heads, -1)[..., order]
+            half[chosen]
+            .reshape(len(used), heads, -1)[..., order]
             .view(len(used), heads, block_size, head_size)
             .transpose(1, 2)
             .reshape(-1, 1, heads, head_size)
-            for half, order in zip(chosen.chunk(2, dim=2), layout, strict=True)
+            for half, order in zip(halves(kv_cache), layout, strict=True)
         )
         return keys, values, indices
 
@@ -45,6 +45,18 @@ class CpuCache:
         if key not in self._layouts:
             self._layouts[key] = _probe(*key)
         return self._layouts[key]
+
+
+def halves(kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values, each [blocks, kv_heads, block_size, head_size], as the engine's kernels take them.
+
+    kv_cache is [blocks, kv_heads, block_size, 2 * head_size], before 0.23 [2, blocks, kv_heads, block_size, head_size].
+    """
+    if kv_cache.dim() == 5:
+        return kv_cache[0], kv_cache[1]
+    blocks, heads, block_size, width = kv_cache.shape
+    keys, values = kv_cache.view(blocks, heads, block_size * 2, width // 2).chunk(2, dim=2)
+    return keys, values
 
 
 def _probe(isa: str, block_size: int, head_size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,7 +36,6 @@ class Gemm(Adapter):
             "pack",
             VERSIONS,
             params=("layer", "remove_weight"),
-            optional=True,
         ),
     )
 

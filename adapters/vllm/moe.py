@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.moe import LiveMoe
-from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+from fib_plugin.adapters.vllm.engine import VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.opaque import opaque
 from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
+#: Since when the CPU experts take routed tokens.
+_ROUTED = ">=0.30,<0.34"
 _FUSED_MOE = "vllm.model_executor.layers.fused_moe"
 
 
 class Moe(Adapter):
-    """Wraps ``UnquantizedFusedMoEMethod.apply``, after routing.
+    """Wraps ``UnquantizedFusedMoEMethod.apply``, after routing; the CPU experts route themselves before 0.30.
 
     The CPU experts pack their weights in place; the originals are kept only where a solution is proven for their
     shape, else a stand-in of the same shape marks the layer.
@@ -32,15 +34,14 @@ class Moe(Adapter):
         Target(
             f"{_FUSED_MOE}.unquantized_fused_moe_method:UnquantizedFusedMoEMethod.apply",
             "apply",
-            VERSIONS,
+            _ROUTED,
             params=("self", "layer", "x", "topk_weights", "topk_ids", "shared_experts", "shared_experts_input"),
         ),
         Target(
             f"{_FUSED_MOE}.experts.cpu_moe:CPUUnquantizedExperts.process_weights_after_loading",
             "pack",
-            VERSIONS,
+            _ROUTED,
             params=("self", "layer"),
-            optional=True,
         ),
     )
 

@@ -19,7 +19,11 @@ _RMSNORM = "vllm.model_executor.layers.layernorm:RMSNorm"
 
 
 class Norm(Adapter):
-    """Wraps ``RMSNorm.forward_native``, which eager and compiled models both go through."""
+    """Wraps ``RMSNorm.forward_native``, which eager and compiled models both go through.
+
+    In all these versions it calls ``vllm.ir``, and ``forward_cuda`` calls it, but for a batch-invariant engine, whose
+    norms are left alone.
+    """
 
     name = "vllm.norm"
     engine = VLLM
@@ -31,10 +35,7 @@ class Norm(Adapter):
         self.calls = LiveNorm(
             runtime,
             self.name,
-            {
-                "rmsnorm": lambda *args: _engine_ops().rms_norm(*args),
-                "fused_add_rmsnorm": lambda *args: _engine_ops().fused_add_rms_norm(*args),
-            },
+            {"rmsnorm": _engine_rmsnorm, "fused_add_rmsnorm": _engine_fused},
         )
         #: Widths with a proven solution: only these leave a compiled graph.
         self.widths = {
@@ -127,19 +128,42 @@ class Norm(Adapter):
 
     def _rmsnorm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         out = self.calls.rmsnorm(x, weight, eps) if self.live else None
-        return _engine_ops().rms_norm(x, weight, eps) if out is None else out  # type: ignore[no-any-return]
+        return _engine_rmsnorm(x, weight, eps) if out is None else out
 
     def _fused_add_rmsnorm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         out = self.calls.fused_add_rmsnorm(x, residual, weight, eps) if self.live else None
-        return _engine_ops().fused_add_rms_norm(x, residual, weight, eps) if out is None else out  # type: ignore[no-any-return]
+        if out is not None:
+            return out
+        # An opaque op must not write its inputs, and the engine's kernel may.
+        form = torch.contiguous_format
+        return _engine_fused(x.clone(memory_format=form), residual.clone(memory_format=form), weight, eps)
 
 
-def _engine_ops() -> Any:
+def _engine_rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     from vllm import ir
 
-    return ir.ops
+    return _kernel(ir.ops.rms_norm, x)(x, weight, eps)  # type: ignore[no-any-return]
+
+
+def _engine_fused(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """May write its result into x and residual."""
+    from vllm import ir
+
+    return _kernel(ir.ops.fused_add_rms_norm, x)(x, residual, weight, eps)  # type: ignore[no-any-return]
+
+
+def _kernel(op: Any, x: torch.Tensor) -> Any:
+    """The engine's own kernel for the op, where it has one for the device.
+
+    In a model that is compiled the op goes to its torch reference, for Inductor to fuse. An opaque op is outside of
+    what Inductor sees: there the reference would be half a dozen kernels.
+    """
+    kernel = op.impls.get("vllm_c") if x.is_cuda else None
+    return kernel.impl_fn if kernel is not None and kernel.supported else op
 
 
 def _fake_rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

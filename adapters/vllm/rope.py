@@ -27,7 +27,7 @@ class Rope(Adapter):
     families = ("rope",)
     targets = (
         Target(f"{_ROPE}.forward_native", "native", VERSIONS, params=_PARAMS),
-        Target(f"{_ROPE}.forward_cpu", "in_place", VERSIONS, params=_PARAMS, optional=True),
+        Target(f"{_ROPE}.forward_cpu", "in_place", VERSIONS, params=_PARAMS),
         Target(f"{_ROPE}.forward_cuda", "in_place", VERSIONS, params=_PARAMS),
     )
 

@@ -19,15 +19,16 @@ PROMPTS = ["w5 w6 w7 w8", "w9 w10 w11", "w12 w13 w14 w15 w16 w17 w18"]
 
 
 def targets() -> dict[str, object]:
-    """The object behind every vLLM target right now; backends that need a GPU's libraries are left out."""
+    """Every vLLM target for the installed version right now; backends that need a GPU's libraries are left out."""
     from importlib import import_module
 
     from fib_plugin.adapters.vllm import ADAPTERS
 
+    from fib_plugin.adapter import supports
     from fib_plugin.patch import locate
 
     found = {}
-    for target in (target for adapter in ADAPTERS for target in adapter.targets):
+    for target in (t for a in ADAPTERS for t in a.targets if supports(a.engine, t) is None):
         try:
             found[target.path] = locate(import_module(target.module), target.attribute)[2]
         except (ImportError, AttributeError):

@@ -1,3 +1,4 @@
+from inspect import signature
 from types import SimpleNamespace
 
 import torch
@@ -6,6 +7,8 @@ from vllm import _custom_ops
 from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
 BLOCK = 128
+#: No window, as a pair before 0.23.
+NO_WINDOW = -1 if "dynamic_causal" in signature(_custom_ops.cpu_attention_with_kv_cache).parameters else (-1, -1)
 
 
 def lay_out(q, k_cache, v_cache, *rest):
@@ -37,7 +40,7 @@ def toll(q, *rest):
     cache, output, slots = CpuCache(), torch.empty_like(q), laid.slots.to(torch.int32)
 
     def call():
-        cache.unpack(laid, laid.pool, slots, laid.dim, q.dtype)
+        cache.unpack(laid.isa, laid.pool, slots, laid.dim, q.dtype)
         output.copy_(q)
 
     return call
@@ -77,7 +80,7 @@ def setup(q, *rest):
             scale=laid.sm_scale,
             causal=True,
             alibi_slopes=None,
-            sliding_window=-1,
+            sliding_window=NO_WINDOW,
             softcap=0,
             s_aux=None,
             **plan,

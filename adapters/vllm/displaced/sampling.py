@@ -4,13 +4,9 @@ import torch
 from vllm import _custom_ops  # noqa: F401, loads the engine's kernels
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
-
-class Sampler:
-    logprobs_mode = "raw_logprobs"
-    use_fp64_gumbel = False
-
-
-forward = inspect.unwrap(TopKTopPSampler.forward_cpu)
+# The method that it binds for this device and these settings.
+sampler = TopKTopPSampler()
+forward = inspect.unwrap(sampler.forward.__func__)
 
 
 def setup(probs, *filters):
@@ -20,7 +16,7 @@ def setup(probs, *filters):
     logits = probs.log()
     if top_k is not None:
         top_k = torch.where(top_k > 0, top_k, probs.shape[-1]).clamp(max=probs.shape[-1])
-    return lambda: forward(Sampler, logits, {}, top_k, top_p)[0]
+    return lambda: forward(sampler, logits, {}, top_k, top_p)[0]
 
 
 def toll(probs, *filters):

@@ -1,0 +1,74 @@
+"""The decode comparison's report: sections are kept as they come, and those of other runs stay."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return importlib.import_module("gpu_decode")
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def options(**of: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"tiny": True, "layers": 2, "eager": False, "sampling": False, "adapters": "a", **of})
+
+
+def test_each_phase_is_on_disk_when_it_ends_and_other_sections_stay(script: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "reports" / "gpu.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"watermarked": {"gemm": "ok"}, "decode": {"old": 1}}))
+    report = script.Report(file, options())
+    report.add("capture", captured={"written": 3})
+    first = json.loads(file.read_text())
+    report.add("bench", bench={"trusted": []})
+    second = json.loads(file.read_text())
+    assert first["watermarked"] == second["watermarked"] == {"gemm": "ok"}
+    assert first["decode"]["captured"] == {"written": 3}
+    assert "old" not in first["decode"]
+    assert set(second["decode"]["seconds"]) == {"capture", "bench"}
+
+
+def test_a_report_that_cannot_be_read_is_written_anew(script: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    file.write_text("{")
+    script.Report(file, options()).add("capture", captured={})
+    assert list(json.loads(file.read_text())) == ["decode"]
+
+
+def test_equal_tokens_are_counted_by_place_and_by_request(script: ModuleType) -> None:
+    assert script.equal([[1, 2], [3, 4]], [[1, 2], [3, 5]]) == {"of": 4, "equal": 3, "requests equal": 1}
+
+
+def test_every_option_of_the_prepared_part_is_one_that_the_script_takes(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [
+        "--prepare",
+        "--dataset",
+        "d",
+        "--lock",
+        "l",
+        "--batches",
+        "1,4",
+        "--bench-budget",
+        "5",
+        "--solutions",
+        "a*",
+    ]
+    monkeypatch.setattr(sys, "argv", ["gpu_decode.py", *given])
+    taken = script.arguments()
+    assert (taken.batches, taken.bench_budget, taken.solutions) == ([1, 4], 5.0, ["a*"])
