@@ -126,7 +126,7 @@ class CpuAttention(Adapter):
 
     def _shown(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
         # The pool's data plays no part in a choice or a record: only its shape does.
-        blocks, kv_heads, block_size, _ = call.kv_cache.shape
+        blocks, kv_heads, block_size = call.kv_cache.shape[-4:-1]
         pool = call.kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, call.impl.head_size)
         return self.calls.shown(step, q, pool, pool, call.impl.scale)
 
