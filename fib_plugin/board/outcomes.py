@@ -13,6 +13,8 @@ from fib_plugin.dataset.measurements import LIVE, moment
 from fib_plugin.schema import Environment, EvaluationStatus, Solution, Trace, content_hash
 
 PASSED = EvaluationStatus.PASSED.value
+#: Below it, a log has what the solution printed.
+_OUTPUT = "--- output ---"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Outcome:
     """time of the displaced op / time of the solution"""
     reference: float | None = None
     """time of the definition's reference / time of the solution"""
+    reason: str = ""
+    """why it failed, in a line, where a trace says so"""
 
     @property
     def correct(self) -> bool:
@@ -84,6 +88,16 @@ def speed(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) and value > 0 else None
 
 
+def reason(log: str) -> str:
+    """The line of a log that says most: a traceback's last, a compiler's first error, else the first."""
+    lines = [line.strip() for line in log.split(_OUTPUT)[0].splitlines() if line.strip()]
+    if not lines:
+        return ""
+    if any(line.startswith("Traceback (") for line in lines):
+        return lines[-1]
+    return next((line for line in lines if " error: " in line), lines[0])
+
+
 def _choose(measured: list[Measurement], traces: list[Trace], here: Environment | None) -> Environment | None:
     found = [(moment(m.timestamp), Environment(hardware=m.hardware, libs=m.libs)) for m in measured]
     if not found:
@@ -119,7 +133,9 @@ def _add_traces(outcomes: Outcomes, traces: list[Trace], known: dict[str, Soluti
         else:
             performance = evaluation.performance
             outcomes.by_solution.setdefault(trace.solution, {})[trace.workload.uuid] = Outcome(
-                evaluation.status.value, reference=speed(performance.speedup_factor) if performance else None
+                evaluation.status.value,
+                reference=speed(performance.speedup_factor) if performance else None,
+                reason="" if evaluation.status.value == PASSED else reason(evaluation.log),
             )
 
 
@@ -152,6 +168,7 @@ def _add_measurements(
             status=m.status,
             ratio=speed(m.ratio) if passed and compared else None,
             reference=before.reference if passed else None,
+            reason=before.reason if before.status == m.status else "",
         )
     for name, workload in stale:
         # The trace that belongs to a measurement of earlier source says nothing about the present one either.

@@ -17,6 +17,9 @@ _CAPTION = (
     " fast p: share of tasks solved correctly at p times the displaced op's speed"
 )
 
+_MOST_FAILED = 20
+_REASON = 200
+
 
 def render(board: Board) -> RenderableType:
     """Authors first, then the solutions of each definition, then what was left out and why."""
@@ -28,6 +31,7 @@ def render(board: Board) -> RenderableType:
     shown = [score for score in board.definitions if any(line.score.evaluated for line in score.solutions)]
     if shown:
         parts.append(_solutions(shown, board.p))
+        parts.extend(_failures(shown))
     parts.extend(Text(f"note: {note}", style="dim") for note in _notes(board, len(shown)))
     return Group(*parts)
 
@@ -67,6 +71,25 @@ def _solutions(definitions: Iterable[DefinitionScore], p: float) -> Table:
                 style="dim" if line.is_baseline else _style(line),
             )
     return table
+
+
+def _failures(definitions: Iterable[DefinitionScore]) -> Iterable[RenderableType]:
+    failed = [line for score in definitions for line in score.solutions if line.failures]
+    if not failed:
+        return
+    table = Table(title="failures", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("solution", overflow="fold")
+    table.add_column("status")
+    table.add_column("workloads", justify="right")
+    table.add_column("reason (the whole log is in the trace)", overflow="fold")
+    for line in failed[:_MOST_FAILED]:
+        for number, failure in enumerate(line.failures):
+            said = failure.reason if len(failure.reason) <= _REASON else f"{failure.reason[:_REASON]}..."
+            name = line.solution or "" if number == 0 else ""
+            table.add_row(escape(name), failure.status, str(failure.workloads), escape(said) or "-")
+    yield table
+    if len(failed) > _MOST_FAILED:
+        yield Text(f"note: {len(failed) - _MOST_FAILED} more solutions failed (--json has all)", style="dim")
 
 
 def _add_number_columns(table: Table) -> None:

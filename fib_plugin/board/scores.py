@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -51,6 +52,19 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Workloads on which a solution failed in one way."""
+
+    status: str
+    workloads: int
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"status": self.status, "workloads": self.workloads, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One row of the board: an author, or one of their solutions."""
 
@@ -58,6 +72,8 @@ class Line:
     score: Score
     solution: str | None = None
     solutions: int = 1
+    failures: tuple[Failure, ...] = ()
+    """of a solution, the most frequent first"""
 
     @property
     def is_baseline(self) -> bool:
@@ -65,7 +81,9 @@ class Line:
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        who = {"solution": self.solution} if self.solution else {"solutions": self.solutions}
+        who: dict[str, Any] = {"solution": self.solution} if self.solution else {"solutions": self.solutions}
+        if self.failures:
+            who["failures"] = [failure.to_dict() for failure in self.failures]
         return {"author": self.author, **who, "baseline": self.is_baseline, **self.score.to_dict()}
 
 
@@ -160,7 +178,10 @@ def _definition_score(
     for who in sorted({solution.author for solution in solutions}):
         own = [solution for solution in solutions if solution.author == who]
         authors.append(Line(who, _score(own, [name], outcomes, levels), solutions=len(own)))
-    each = [Line(s.author, _score([s], [name], outcomes, levels), solution=s.name) for s in solutions]
+    each = [
+        Line(s.author, _score([s], [name], outcomes, levels), solution=s.name, failures=_failures(s, outcomes))
+        for s in solutions
+    ]
     return DefinitionScore(
         definition=name,
         op_type=traceset.definitions[name].op_type,
@@ -169,6 +190,14 @@ def _definition_score(
         authors=_ranked(authors, p),
         solutions=_ranked(each, p),
     )
+
+
+def _failures(solution: Solution, outcomes: Outcomes) -> tuple[Failure, ...]:
+    failed = [outcome for outcome in outcomes.of(solution).values() if not outcome.correct]
+    counts = Counter(outcome.status for outcome in failed)
+    # One reason a status: logs of the same failure differ in their numbers.
+    reasons = {outcome.status: outcome.reason for outcome in reversed(failed) if outcome.reason}
+    return tuple(Failure(status, count, reasons.get(status, "")) for status, count in counts.most_common())
 
 
 def _score(
