@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -59,12 +59,31 @@ class Target:
         return self.path.partition(":")[2]
 
 
+#: An engine's hook around a function: gets that function, then its arguments.
+Hook = Callable[..., Any]
+
+
+class Registry(Protocol):
+    """An engine's own way of putting hooks around its functions, so that they get on with those of other plugins."""
+
+    def place(self, path: str, hook: Hook) -> Any:
+        """What stands at ``path`` (a target's) now that ``hook`` is around it; None when the engine did not do it."""
+
+    def withdraw(self, path: str, hook: Hook) -> None:
+        """Forgets a hook; putting the original back is the caller's affair."""
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A serving engine or kernel library: its name and the distributions that carry it."""
+    """A serving engine or kernel library: its name and the distributions that carry it.
+
+    Args:
+        registry: the engine's own hooks; None: targets are replaced directly.
+    """
 
     name: str
     distributions: tuple[str, ...]
+    registry: Registry | None = None
 
     def version(self) -> str | None:
         """The installed version without importing the engine, or None."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import wrapt
 
-from fib_plugin.adapter import DIFFERS, OTHER, Adapter, Target, signature_differs, supports
+from fib_plugin.adapter import DIFFERS, OTHER, Adapter, Hook, Target, signature_differs, supports
 
 logger = logging.getLogger("fib_plugin")
 
@@ -35,6 +35,8 @@ class Patch:
     state: str = "waiting"
     detail: str = ""
     places: list[tuple[Any, str, Any, Any]] = field(default_factory=list)
+    #: What the engine's own registry was given.
+    hook: Hook | None = None
 
     def describe(self) -> dict[str, str]:
         return {
@@ -99,12 +101,40 @@ class Installation:
             patch.state, patch.detail = "signature differs", difference
             return
         made = patch.adapter.replacement(patch.target, function)
-        functools.update_wrapper(made, function)
-        new = type(raw)(made) if isinstance(raw, (staticmethod, classmethod)) else made
-        for place, alias, value in aliases(holder, name, raw):
+        found = list(aliases(holder, name, raw))
+        new = self._registered(patch, holder, name, function, made)
+        patch.detail = "" if new is None else "by the engine's registry"
+        if new is None:
+            functools.update_wrapper(made, function)
+            new = type(raw)(made) if isinstance(raw, (staticmethod, classmethod)) else made
+        for place, alias, value in found:
             patch.places.append((place, alias, value, new))
             setattr(place, alias, new)
-        patch.state, patch.detail = "patched", ""
+        patch.state = "patched"
+
+    def _registered(
+        self, patch: Patch, holder: Any, name: str, function: Callable[..., Any], made: Callable[..., Any]
+    ) -> Any:
+        """What the engine's registry put in the place of ``function``; None: it has none, or it did not do it."""
+        registry = patch.adapter.engine.registry
+        if registry is None:
+            return None
+        other: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+        def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            if original is function:
+                return made(*args, **kwargs)
+            if original not in other:  # another plugin of the engine replaced the function
+                other[original] = patch.adapter.replacement(patch.target, original)
+            return other[original](*args, **kwargs)
+
+        patch.hook = around
+        new = registry.place(patch.target.path, around)
+        if new is not None and vars(holder).get(name, _MISSING) is new:
+            return new
+        registry.withdraw(patch.target.path, around)
+        patch.hook = None
+        return None
 
     def uninstall(self) -> None:
         """Puts every original back, also where another module had imported the replacement by name."""
@@ -118,6 +148,10 @@ class Installation:
 
 
 def _restore(patch: Patch) -> None:
+    registry = patch.adapter.engine.registry
+    if registry is not None and patch.hook is not None:
+        registry.withdraw(patch.target.path, patch.hook)
+        patch.hook = None
     for place, name, value, new in reversed(patch.places):
         if vars(place).get(name, _MISSING) is new:
             setattr(place, name, value)

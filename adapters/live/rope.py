@@ -18,12 +18,21 @@ class LiveRope:
     """Rotary calls of one adapter. Definitions hold the cache in float32, so each cache is widened once.
 
     Args:
-        engine: the engine's op, in place, on (positions, q, k, its own cache, head_size, is_neox), for probation.
+        engine: the engine's op on (positions, q, k, its own cache, head_size, is_neox), for probation; in place, or
+            it returns the rotated two.
+        in_place: whether the adapter writes a solution's result to where the caller's tensors are.
     """
 
-    def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        adapter: str,
+        engine: Callable[..., Any] | None = None,
+        in_place: bool = True,
+    ) -> None:
         self._runtime = runtime
         self._engine = engine
+        self._finish = _copied_back if in_place else None
         #: Address of a widened cache -> the engine's own.
         self._narrow: dict[int, torch.Tensor] = {}
         self._adapter = adapter
@@ -52,7 +61,7 @@ class LiveRope:
             head_dim=head_size, rotary_dim=cache.shape[-1], is_neox=is_neox, dtype=NAMES[dtype]
         )
         original = (
-            None if self._engine is None else Original(functools.partial(self._rotate, is_neox), _copied, _copied_back)
+            None if self._engine is None else Original(functools.partial(self._rotate, is_neox), _copied, self._finish)
         )
         wide = cache.detach().to(torch.float32)
         self._narrow[wide.data_ptr()] = cache.detach()
@@ -72,7 +81,7 @@ class LiveRope:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The engine's op, in the form of the definition's outputs."""
         assert self._engine is not None
-        self._engine(positions, q, k, self._narrow[wide.data_ptr()], head_size, is_neox)
+        q, k = self._engine(positions, q, k, self._narrow[wide.data_ptr()], head_size, is_neox) or (q, k)
         tokens = positions.numel()
         return q.view(tokens, -1, head_size), k.view(tokens, -1, head_size)
 

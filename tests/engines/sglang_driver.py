@@ -1,0 +1,75 @@
+"""Runs a real SGLang through a list of steps and writes what came out: ``sglang_driver.py JOB.json``.
+
+Its scheduler, in which the model runs, is a process of its own; scripts/sglang_probe.py reaches into it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sglang_probe import ask
+from steps import drive
+
+
+class Sglang:
+    """See steps.Driven."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import sglang
+
+        self.engine = sglang.Engine(
+            model_path=job["model"],
+            device="cpu",
+            dtype="float32",
+            skip_tokenizer_init=True,
+            attention_backend="torch_native",
+            sampling_backend="pytorch",
+            grammar_backend="none",
+            disable_cuda_graph=True,
+            disable_radix_cache=True,
+            disable_overlap_schedule=True,
+            context_length=256,
+            max_total_tokens=1024,
+            max_running_requests=4,
+            mem_fraction_static=0.2,
+            random_seed=0,
+            log_level="error",
+            **job.get("llm", {}),
+        )
+
+    def generate(self, prompts: Sequence[str], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
+        ids = [[int(word[1:]) for word in prompt.split()] for prompt in prompts]
+        params = [{"max_new_tokens": 8, "ignore_eos": True, **_named(sampling)} for sampling in samplings]
+        outputs = self.engine.generate(input_ids=ids, sampling_params=params)
+        return [list(output["output_ids"]) for output in outputs]
+
+    def mark(self, mark: str) -> None:
+        ask(self.engine, "mark", mark)
+
+    def uninstall(self) -> None:
+        ask(self.engine, "uninstall")
+
+    def objects(self) -> dict[str, bool]:
+        found: dict[str, bool] = ask(self.engine, "objects")
+        return found
+
+    def status(self) -> dict[str, Any] | None:
+        snapshot = ask(self.engine, "snapshot")
+        return None if snapshot is None else snapshot["status"]
+
+
+def _named(sampling: dict[str, Any]) -> dict[str, Any]:
+    return {{"seed": "sampling_seed"}.get(name, name): value for name, value in sampling.items()}
+
+
+if __name__ == "__main__":
+    job = json.loads(Path(sys.argv[1]).read_text())
+    started = time.perf_counter()
+    engine = Sglang(job)
+    drive(engine, job, {"start_s": time.perf_counter() - started})
+    engine.engine.shutdown()
