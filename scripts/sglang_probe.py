@@ -1,7 +1,7 @@
-"""Reaches into SGLang's scheduler process: a plugin of SGLang that lets a script mark, look at and uninstall fib-plugin.
+"""Reaches into SGLang's scheduler process: a plugin of SGLang through which scripts mark, look at and uninstall ours.
 
-``enlist(folder)`` returns the environment that makes an engine load it; ``ask(engine, what, argument)`` then runs one of
-ANSWERS in the scheduler. Used by the engine tests and scripts/gpu_sglang.py, part of no installation.
+``enlist(folder)`` returns the environment that makes an engine load it; ``ask(engine, what, argument)`` then runs one
+of ANSWERS in the scheduler. Used by the engine tests and scripts/gpu_sglang.py, part of no installation.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ class Step:
         qo_indptr: None when every request has one new token (decode).
         length_class: of the mean KV length (see OpSpec.point).
         make: makes (kv_indptr, kv_indices).
-        recipe: tells how to make them on the writer's thread, for a call that is only written down; None: ``make`` is
-            cheap.
+        recipe: makes them on the writer's thread, for a call that is only written down; None: ``make`` is cheap.
         shapes: of the two, if there is a recipe.
     """
 
@@ -37,7 +36,7 @@ class Step:
         qo_indptr: torch.Tensor | None,
         length_class: int,
         make: Callable[[], tuple[torch.Tensor, torch.Tensor]],
-        recipe: Callable[[], Recipe] | None = None,
+        recipe: Recipe | None = None,
         shapes: tuple[tuple[int], tuple[int]] | None = None,
     ) -> None:
         self.qo_indptr = qo_indptr
@@ -57,8 +56,7 @@ class Step:
         """What ``lists`` returns if that is cheap, else stand-ins that a record may hold but no solution can read."""
         if self._recipe is None or self._shapes is None or self._lists is not None:
             return self.lists()
-        recipe = self._recipe()
-        return Derived(recipe, 0, self._shapes[0]), Derived(recipe, 1, self._shapes[1])
+        return Derived(self._recipe, 0, self._shapes[0]), Derived(self._recipe, 1, self._shapes[1])
 
 
 def table_step(
@@ -79,23 +77,21 @@ def table_step(
         qo_indptr,
         ops.length_class(total // max(1, requests)),
         lambda: slots_of(block_table, seq_lens, block_size),
-        lambda: Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens),
+        Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens),
         ((requests + 1,), (total,)),
     )
 
 
-def slots_of(
-    block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int, total: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def slots_of(block_table: torch.Tensor, seq_lens: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(kv_indptr, kv_indices), both int32, at page_size 1.
 
     block_table [requests, blocks] lists each request's blocks of ``block_size`` token slots; seq_lens [requests].
-    Without ``total``, the sum of all lengths, it is read off them: give it where lengths are on a device.
+    Reads the total length on the host: call it where lengths are host tensors.
     """
     lengths = seq_lens.to(torch.int64)
     indptr = torch.zeros(lengths.numel() + 1, dtype=torch.int32, device=lengths.device)
     torch.cumsum(lengths, 0, dtype=torch.int32, out=indptr[1:])
-    total = int(indptr[-1]) if total is None else total
+    total = int(indptr[-1])
     request = torch.repeat_interleave(lengths, output_size=total)
     offset = torch.arange(total, device=lengths.device) - indptr[:-1].to(torch.int64)[request]
     blocks = block_table[request, offset // block_size].to(torch.int64)

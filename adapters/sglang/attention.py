@@ -9,7 +9,7 @@ import torch
 from fib_plugin.adapters.live.attention import LiveAttention, Step
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source
-from fib_plugin.adapters.sglang.step import Steps, unsupported_batch, write_kv
+from fib_plugin.adapters.sglang.step import Steps, kv_pool, unsupported_batch, write_kv
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.runtime import Runtime
@@ -47,8 +47,8 @@ class _Call(NamedTuple):
 class Attention(Adapter):
     """Wraps the methods that write the new keys and values and attend, in the backends for causal grouped queries.
 
-    The pool of a layer is token-major, as solutions read it. Under CUDA graphs decode is substituted where the backend
-    keeps the page lists on the device (FlashInfer, Triton); prefill runs in Python.
+    The pool of a layer is token-major, as solutions read it. In CUDA graphs decode is substituted where the backend
+    keeps page lists on the device (FlashInfer, Triton), by one solution for all lengths; prefill runs in Python.
     """
 
     name = "sglang.attention"
@@ -115,7 +115,7 @@ class Attention(Adapter):
         """The attention's result by a solution, the keys and values written; None when the engine's op must answer."""
         layer = call.layer
         q = call.q.reshape(-1, layer.tp_q_head_num, layer.head_dim)
-        if q.dtype not in NAMES or unsupported_batch(call.backend, call.batch, decode, q.shape[0]):
+        if q.dtype not in NAMES or unsupported_batch(call.batch, decode, q.shape[0]):
             self.decline()
             return None
         step = self.steps.of(call.backend, layer, call.batch, decode)
@@ -140,8 +140,7 @@ class Attention(Adapter):
 
 def _pool(call: _Call) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of the layer, [slots, 1, kv_heads, head_dim]."""
-    pool = getattr(call.backend, "token_to_kv_pool", None) or call.batch.token_to_kv_pool
-    keys, values = pool.get_kv_buffer(call.layer.layer_id)
+    keys, values = kv_pool(call.backend, call.batch).get_kv_buffer(call.layer.layer_id)
     shape = (-1, 1, call.layer.tp_k_head_num, call.layer.head_dim)
     return keys.view(shape), values.view(shape)
 

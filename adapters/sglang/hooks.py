@@ -14,7 +14,7 @@ _MODULE = "sglang.srt.plugins.hook_registry"
 
 
 class Hooks:
-    """A Registry on ``sglang.srt.plugins``; where there is none, or it left a target alone, that is patched directly."""
+    """A Registry on ``sglang.srt.plugins``; what it leaves alone, or all where there is none, is patched directly."""
 
     def place(self, path: str, hook: Hook) -> Any:
         module = _hook_registry()

@@ -194,23 +194,3 @@ class Site:
         except Exception as error:
             self.broke(self, entry, error)
             return None
-
-    def attempt_shown(self, key: Hashable, show: Make, make: Make, *args: Any) -> Any:
-        """Like ``attempt_made``, for inputs that cannot be made in passing: a first look gets ``show(*args)``.
-
-        ``make`` runs only right before a solution does, so it may write what the engine's op would write itself.
-        """
-        entry = self.entries.get(key)
-        if entry is None:
-            entry = self.learn(self, key, show(*args))
-        entry.calls += 1
-        run = entry.run
-        if run is None:
-            if entry.trial is not None:
-                entry.trial(make, args)
-            return None
-        try:
-            return run(*make(*args))
-        except Exception as error:
-            self.broke(self, entry, error)
-            return None

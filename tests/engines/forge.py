@@ -8,6 +8,7 @@ constant to what rmsnorm returns (the name of a definition does so for that one 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from fib_plugin import ops
@@ -61,8 +62,12 @@ def marked_solution(definition: Definition) -> Solution:
     )
 
 
-def forge(captured: Path, into: Path, solution=marked_solution) -> Path:
-    """A copy of a captured dataset in which every definition has a solution that is measured to win."""
+def forge(captured: Path, into: Path, solution=marked_solution, sizes: Iterable[int] = ()) -> Path:
+    """A copy of a captured dataset in which every definition has a solution that is measured to win.
+
+    Args:
+        sizes: where it is measured besides what was captured: an engine may put other requests together next time.
+    """
     shutil.copytree(captured, into)
     traces = TraceSet.from_path(into)
     environment = current_environment()
@@ -72,12 +77,14 @@ def forge(captured: Path, into: Path, solution=marked_solution) -> Path:
             continue
         traces.add_solution(made)
         baseline = next(s for s in traces.solutions[name] if s.author == "engine")
+        captured_axes = [trace.workload.axes for trace in traces.workloads[name]]
+        other_axes = [_resized(definition, axes, size) for axes in captured_axes for size in sizes]
         measurements = [
             Measurement(
                 run="forged",
                 definition=name,
-                axes=trace.workload.axes,
-                workload=trace.workload.uuid,
+                axes=axes,
+                workload=str(sorted(axes.items())),
                 solution=made.name,
                 solution_hash=content_hash(made),
                 baseline=baseline.name,
@@ -91,11 +98,22 @@ def forge(captured: Path, into: Path, solution=marked_solution) -> Path:
                 libs=environment.libs,
                 timestamp="2026-01-01T00:00:00+00:00",
             )
-            for trace in traces.workloads[name]
+            for axes in (*captured_axes, *other_axes)
         ]
         append_measurements(into, definition.op_type, measurements)
         add(lock_of(into), {made.name: made}, {})
     return into
+
+
+def _resized(definition: Definition, axes: dict[str, int], size: int) -> dict[str, int]:
+    """The axes of a call of another size whose requests are as long as those of ``axes``."""
+    family = ops.family_of(definition)
+    assert family is not None
+    changed = {**axes, family.key_axes[0]: size}
+    if family.family == "gqa_paged_decode":
+        mean = axes["num_kv_indices"] // (axes["len_indptr"] - 1)
+        changed |= {"len_indptr": size + 1, "num_kv_indices": size * mean}
+    return changed
 
 
 def lock_of(dataset: Path) -> Path:

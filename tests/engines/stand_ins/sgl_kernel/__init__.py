@@ -1,4 +1,4 @@
-"""Stands in for SGLang's kernels, which have no CPU wheel. SGLang imports names from here and, without AMX, calls none."""
+"""Stands in for SGLang's kernels, which have no CPU wheel. SGLang imports names from it and calls none without AMX."""
 
 from __future__ import annotations
 
