@@ -46,7 +46,7 @@ class Norm(Adapter):
         self._originals: dict[bool, Callable[..., Any]] = {}
 
     def displaced(self, definition: Definition) -> str:
-        return displaced_source("fused_add_rmsnorm" if "residual" in definition.inputs else "rmsnorm", definition)
+        return displaced_source("rmsnorm", definition)
 
     def native(self, original: Callable[..., Any]) -> Callable[..., Any]:
         return self._around(original, False)

@@ -5,7 +5,8 @@ from sglang.srt.layers.layernorm import RMSNorm
 EPS = 1e-5  # fib: eps
 
 
-def setup(hidden_states, weight):
+def setup(hidden_states, *others):
+    *residual, weight = others
     norm = SimpleNamespace(
         weight=weight,
         has_weight=True,
@@ -17,7 +18,7 @@ def setup(hidden_states, weight):
         override_orig_dtype=None,
     )
     forward = RMSNorm.forward_cuda if hidden_states.is_cuda else RMSNorm.forward_native
-    return lambda: forward(norm, hidden_states)
+    return lambda: forward(norm, hidden_states, *residual)
 
 
 def run(*inputs):
