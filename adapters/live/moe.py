@@ -16,12 +16,12 @@ class LiveMoe:
     """Expert calls of one adapter.
 
     Args:
-        engine: the engine's op on the definition's inputs, for probation.
+        engine: the engine's op on the definition's inputs, for probation; it may overwrite the hidden states.
     """
 
     def __init__(self, runtime: Runtime, adapter: str, engine: Callable[..., torch.Tensor] | None = None) -> None:
         self._runtime = runtime
-        self._original = None if engine is None else Original(engine)
+        self._original = None if engine is None else Original(engine, _copied)
         self._adapter = adapter
         self._sites: dict[tuple[int, int], Site] = {}
         self._alive: list[torch.Tensor] = []
@@ -55,6 +55,10 @@ class LiveMoe:
         self._alive.append(w13.detach())
         self._sites[w13.data_ptr(), topk] = site
         return site
+
+
+def _copied(hidden_states: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (hidden_states.clone(), *others)
 
 
 def _definition(w13: torch.Tensor, topk: int):  # type: ignore[no-untyped-def]

@@ -24,7 +24,8 @@ class Moe(Adapter):
     """Wraps ``UnquantizedFusedMoEMethod.apply``, after routing; the CPU experts route themselves before 0.30.
 
     The CPU experts pack their weights in place; the originals are kept only where a solution is proven for their
-    shape, else a stand-in of the same shape marks the layer.
+    shape, else a stand-in of the same shape marks the layer. Of the GPU experts only Triton's leave the weights as the
+    definition has them: calls of the others are seen and never substituted.
     """
 
     name = "vllm.moe"
@@ -65,8 +66,8 @@ class Moe(Adapter):
         def process_weights_after_loading(experts: Any, layer: torch.nn.Module) -> None:
             marks = self._marks(experts, layer) if self.live else None
             original(experts, layer)
+            layer.fib_w13, layer.fib_w2 = marks or (None, None)
             if marks is not None:
-                layer.fib_w13, layer.fib_w2 = marks
                 self._layers[layer.fib_w13.data_ptr()] = layer
 
         return process_weights_after_loading
@@ -81,6 +82,28 @@ class Moe(Adapter):
             return w13.new_empty(1).expand(w13.shape), w2.new_empty(1).expand(w2.shape)
         return None
 
+    def _marked(self, method: Any, layer: Any, topk: int) -> torch.Tensor | None:
+        """What stands for the layer's weights; on a GPU it is chosen at the first call, after loading."""
+        try:
+            return layer.fib_w13  # type: ignore[no-any-return]
+        except AttributeError:
+            pass
+        layer.fib_w13 = layer.fib_w2 = None
+        w13, w2 = getattr(layer, "w13_weight", None), getattr(layer, "w2_weight", None)
+        backend = getattr(getattr(method, "unquantized_backend", None), "name", "CPU")
+        known = isinstance(w13, torch.Tensor) and isinstance(w2, torch.Tensor) and w13.dim() == 3
+        if not known or backend == "CPU" or w13.dtype not in NAMES:
+            return None
+        if backend == "TRITON" and (self.runtime.tracing or self.calls.wins(topk, w13)):
+            layer.fib_w13, layer.fib_w2 = w13.data, w2.data
+        elif self.runtime.tracing:
+            experts, hidden, intermediate = layer.global_num_experts, w13.shape[-1], w2.shape[-1]
+            layer.fib_w13 = w13.new_empty(1).expand(experts, 2 * intermediate, hidden)
+            layer.fib_w2 = w13.new_empty(1).expand(experts, hidden, intermediate)
+        if layer.fib_w13 is not None:
+            self._layers[layer.fib_w13.data_ptr()] = layer
+        return layer.fib_w13  # type: ignore[no-any-return]
+
     def apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
         self._apply = original
 
@@ -93,8 +116,8 @@ class Moe(Adapter):
             shared_experts: Any = None,
             shared_experts_input: torch.Tensor | None = None,
         ) -> Any:
-            w13 = getattr(layer, "fib_w13", None)
-            if not self.live or w13 is None:
+            w13 = self._marked(method, layer, topk_ids.shape[-1]) if self.live else None
+            if w13 is None:
                 return original(method, layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
             compiling = torch.compiler.is_compiling()
             if shared_experts is not None or _unsupported(layer) or x.dtype != w13.dtype:
@@ -134,9 +157,10 @@ class Moe(Adapter):
 
 
 def _unsupported(layer: Any) -> bool:
-    """Whether the layer has what the definition lacks: another activation, expert map, weights on the input."""
+    """Whether the layer has what the definition lacks: another activation, expert map, bias, weights on the input."""
     return bool(
-        getattr(layer.activation, "value", layer.activation) != "silu"
+        getattr(layer, "w13_bias", None) is not None
+        or getattr(layer.activation, "value", layer.activation) != "silu"
         or layer.apply_router_weight_on_input
         or layer.expert_map is not None
     )
