@@ -63,7 +63,7 @@ class Moe(Adapter):
         return displaced_source("moe", definition)
 
     def pack(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def process_weights_after_loading(experts: Any, layer: torch.nn.Module) -> None:
+        def process_weights_after_loading(experts: Any, layer: Any) -> None:
             marks = self._marks(experts, layer) if self.live else None
             original(experts, layer)
             layer.fib_w13, layer.fib_w2 = marks or (None, None)
@@ -89,7 +89,8 @@ class Moe(Adapter):
         except AttributeError:
             pass
         layer.fib_w13 = layer.fib_w2 = None
-        w13, w2 = getattr(layer, "w13_weight", None), getattr(layer, "w2_weight", None)
+        w13: Any = getattr(layer, "w13_weight", None)
+        w2: Any = getattr(layer, "w2_weight", None)
         backend = getattr(getattr(method, "unquantized_backend", None), "name", "CPU")
         known = isinstance(w13, torch.Tensor) and isinstance(w2, torch.Tensor) and w13.dim() == 3
         if not known or backend == "CPU" or w13.dtype not in NAMES:
