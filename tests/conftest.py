@@ -14,6 +14,23 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with the marker ``gpu`` are skipped where torch sees no GPU."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    try:
+        import torch
+    except ImportError as error:
+        reason = f"needs a GPU and torch: {error}"
+    else:
+        if torch.cuda.is_available():
+            return
+        reason = f"needs a GPU: torch {torch.__version__} sees none"
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason=reason))
+
+
 class Lines(logging.Handler):
     """Keeps what our logger says, warnings and worse apart from the rest."""
 
