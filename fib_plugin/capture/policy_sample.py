@@ -5,6 +5,7 @@ Both draw how many calls to let pass, so that a call that is let pass costs a co
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 
@@ -38,31 +39,35 @@ class Gaps:
 class Reservoir:
     """``k`` calls of a stream of unknown length, each as likely as another (Li's algorithm L, 1994).
 
-    ``wait`` calls pass; the next one ``enter``s and takes the place of the one in the slot that is returned.
+    ``wait`` calls pass; the next one ``enter``s. Each call stands for a random key in (0, 1), and those of the smallest
+    keys are in: the k smallest keys of several reservoirs together are a reservoir of all their streams.
     """
 
-    __slots__ = ("_filled", "_k", "_random", "_weight", "wait")
+    __slots__ = ("_k", "_keys", "_random", "wait")
 
     def __init__(self, k: int, source: random.Random) -> None:
         self.wait = 0
         self._k = k
         self._random = source
-        self._filled = 0
-        self._weight = 1.0
+        #: (minus key, slot): the largest key comes first.
+        self._keys: list[tuple[float, int]] = []
 
-    def enter(self) -> int:
-        """The slot of the call that is due; draws how many pass before the next."""
-        if self._filled < self._k:
-            self._filled += 1
-            if self._filled == self._k:
-                self._next()
-            return self._filled - 1
-        slot = self._random.randrange(self._k)
-        self._next()
-        return slot
+    def enter(self) -> tuple[int, float]:
+        """The slot that the call takes, from the call of the largest key if it is not free, and the call's key."""
+        keys = self._keys
+        uniform = 1.0 - self._random.random()
+        if len(keys) < self._k:
+            slot, key = len(keys), uniform
+            heapq.heappush(keys, (-key, slot))
+        else:
+            # Of a call that is known to enter: its key lies below the largest.
+            slot, key = keys[0][1], uniform * -keys[0][0]
+            heapq.heapreplace(keys, (-key, slot))
+        if len(keys) == self._k:
+            self._next(-keys[0][0])
+        return slot, key
 
-    def _next(self) -> None:
-        self._weight *= math.exp(math.log(1.0 - self._random.random()) / self._k)
-        left = math.log1p(-self._weight) if self._weight < 1 else -math.inf
+    def _next(self, largest: float) -> None:
+        left = math.log1p(-largest) if largest < 1 else -math.inf
         gap = math.log(1.0 - self._random.random()) / left if left else FOREVER
         self.wait = min(FOREVER, int(gap))

@@ -134,6 +134,7 @@ def _print_report(console: Console, report: MergeReport) -> None:
     rows = {
         **{f"{kind.replace('_', ' ')} added": count for kind, count in report.added.items()},
         "duplicates dropped": report.duplicates,
+        "workloads that reservoirs let go": report.let_go,
         "shards folded": len(report.shards_folded),
         "shards left to running processes": len(report.shards_left),
         "blobs of duplicates removed": report.blobs_removed,

@@ -29,6 +29,7 @@ from fib_plugin.dataset.identity import Identity
 from fib_plugin.dataset.measurements import load_measurements
 from fib_plugin.dataset.merge_lock import merge_lock
 from fib_plugin.dataset.merge_report import MergeReport
+from fib_plugin.dataset.reservoirs import Reservoirs
 from fib_plugin.schema import Definition, SchemaError, Trace
 
 KEEP = 50
@@ -119,7 +120,8 @@ class _Plan:
 
     def _workloads(self, only: str, skip: set[Path]) -> dict[str, list[_Held]]:
         """Definition -> its workloads, each content once."""
-        identity = Identity(self._root)
+        identity, reservoirs = Identity(self._root), Reservoirs(self._root, self._report.problems)
+        left: dict[str, frozenset[str]] = {}
         held: dict[str, dict[str, _Held]] = defaultdict(dict)
         for found in self._lines(skip):
             trace = found.record
@@ -130,6 +132,11 @@ class _Plan:
                 error = SchemaError(f"names the unknown definition {trace.definition!r}", remedy="add the definition")
                 self._problem(error.located(found.file, found.line))
                 continue
+            if trace.definition not in left:
+                sample = reservoirs.of(trace.definition)
+                left[trace.definition] = frozenset(sample.left if sample is not None else ())
+            if trace.workload.uuid in left[trace.definition]:
+                continue  # a reservoir let it go; `merge` drops it
             try:
                 key = identity.key(trace)
             except (SchemaError, OSError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fib_plugin.dataset.identity import Identity, blob_path, canonical
 from fib_plugin.dataset.lines import lock_for
 from fib_plugin.dataset.merge_report import MergeReport
 from fib_plugin.dataset.owner import is_written
+from fib_plugin.dataset.reservoirs import Reservoirs
 from fib_plugin.schema import SchemaError, Trace, dump_line
 
 
@@ -33,12 +34,21 @@ def fold(root: Path, report: MergeReport, every: bool = False) -> None:
             groups[shard.base].append(shard)
         else:
             report.shards_left.append(file)
-    identity = Identity(root)
+    _fold(root, groups, report)
+
+
+def prune(root: Path, bases: Iterable[Path], report: MergeReport) -> None:
+    """Drop from these workload files what reservoirs let go."""
+    _fold(root, {base: [] for base in bases}, report)
+
+
+def _fold(root: Path, groups: Mapping[Path, list[layout.Shard]], report: MergeReport) -> None:
+    identity, reservoirs = Identity(root), Reservoirs(root, report.problems)
     dropped: set[str] = set()
     for base, shards in groups.items():
         try:
             with lock_for(base):
-                _Group(root, base, shards, identity, report, dropped).fold()
+                _Group(root, base, shards, identity, reservoirs, report, dropped).fold()
         except SchemaError as error:
             report.problems.extend(error.flat())
         except OSError as error:
@@ -55,6 +65,7 @@ class _Group:
         base: Path,
         shards: list[layout.Shard],
         identity: Identity,
+        reservoirs: Reservoirs,
         report: MergeReport,
         dropped: set[str],
     ) -> None:
@@ -62,13 +73,24 @@ class _Group:
         self._base = base
         self._shards = shards
         self._identity = identity
+        self._reservoirs = reservoirs
         self._report = report
         self._dropped = dropped
         self._kept: dict[str, bytes] = {}
         self._blobs: set[str] = set()
         self._changed = False
+        self._definition = base.name.removesuffix(".jsonl")
+        self._held = reservoirs.of(self._definition)
+        self._left = frozenset(self._held.left if self._held is not None else ())
+        self._uuids: dict[str, str] = {}
+        """Uuid of each workload that is kept, by content."""
+        self._same: dict[str, str] = {}
+        """Uuid of a duplicate -> that of the line that was kept."""
 
     def fold(self) -> None:
+        # Who is in the reservoir must be known before anything is dropped: else a kill in between leaves lines of
+        # which nobody knows any more that they were let go.
+        self._write_held()
         if self._base.exists():
             self._take(self._base, own=True)
         for shard in self._shards:
@@ -80,9 +102,15 @@ class _Group:
         self._dropped -= self._blobs
 
     def _write(self) -> None:
+        self._write_held()
         if self._changed:
             write_file(self._base, b"".join(line + b"\n" for line in self._kept.values()))
             self._changed = False
+
+    def _write_held(self) -> None:
+        if self._held is not None:
+            held = self._held.renamed(self._same) if self._same else self._held
+            self._reservoirs.write(self._base.parent.name, self._definition, held)
 
     def _take(self, file: Path, own: bool) -> None:
         for found in reading.read_traces(file, workload=True):
@@ -90,14 +118,22 @@ class _Group:
                 self._put_aside(found)
                 self._changed |= own
                 continue
-            key = self._key(found.record)
+            uuid = found.record.workload.uuid
             blobs = {blob_path(source.path) for source in blobs_of(found.record.workload).values()}
+            if uuid in self._left:
+                self._dropped |= blobs
+                self._report.let_go += 1
+                self._changed |= own
+                continue
+            key = self._key(found.record)
             if key in self._kept:
                 self._dropped |= blobs
+                self._same[uuid] = self._uuids[key]
                 self._report.duplicates += 1
                 self._changed |= own
                 continue
             self._kept[key] = found.raw
+            self._uuids[key] = uuid
             self._blobs |= blobs
             if not own:
                 self._report.added["workloads"] += 1

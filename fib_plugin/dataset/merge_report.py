@@ -13,11 +13,14 @@ from fib_plugin.schema import SchemaError
 
 @dataclass(slots=True)
 class MergeReport:
-    """`added` counts new records by kind. Problems want a look; notes are repaired traces of killed processes."""
+    """`added` counts new records by kind, `let_go` workloads that a reservoir holds no more.
+
+    Problems want a look; notes are repaired traces of killed processes."""
 
     root: Path
     added: Counter[str] = field(default_factory=Counter)
     duplicates: int = 0
+    let_go: int = 0
     rejected: int = 0
     shards_folded: list[Path] = field(default_factory=list)
     shards_left: list[Path] = field(default_factory=list)
@@ -46,6 +49,7 @@ class MergeReport:
             "into": str(self.root),
             "added": dict(self.added),
             "duplicates": self.duplicates,
+            "let_go": self.let_go,
             "rejected": self.rejected,
             "shards_folded": [str(path) for path in self.shards_folded],
             "shards_left": [str(path) for path in self.shards_left],

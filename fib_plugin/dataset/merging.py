@@ -19,6 +19,7 @@ from fib_plugin.dataset.lines import append_lines, read_lines
 from fib_plugin.dataset.measurements import read_measurement
 from fib_plugin.dataset.merge_lock import merge_lock
 from fib_plugin.dataset.merge_report import MergeReport
+from fib_plugin.dataset.merge_samples import Samples
 from fib_plugin.dataset.owner import is_written
 from fib_plugin.dataset.torn import repair
 from fib_plugin.dataset.trace_set import TraceSet
@@ -97,7 +98,8 @@ class _Source:
 
     def _workloads(self) -> None:
         here, there = Identity(self._source), Identity(self._into)
-        keys: dict[str, set[str]] = {}
+        samples = Samples(self._source, self._into, self._report)
+        keys: dict[str, dict[str, str]] = {}
         uuids: dict[str, set[str]] = {}
         batches: dict[Path, list[bytes]] = defaultdict(list)
         for file in reading.files_below(self._source / layout.WORKLOADS, ".jsonl", self._report.problems):
@@ -112,6 +114,9 @@ class _Source:
                     continue
                 try:
                     definition = self._check_definition(trace.definition)
+                    if samples.let_go(definition, trace.workload.uuid):
+                        self._report.let_go += 1
+                        continue
                     key = here.key(trace)
                     if definition.name not in keys:
                         keys[definition.name] = self._known_keys(definition.name, there)
@@ -120,6 +125,7 @@ class _Source:
                         }
                     if key in keys[definition.name]:
                         self._report.duplicates += 1
+                        samples.rename(definition, trace.workload.uuid, keys[definition.name][key])
                         continue
                     moved = self._with_blobs(trace)
                 except (SchemaError, OSError) as error:
@@ -127,19 +133,23 @@ class _Source:
                     continue
                 if moved.workload.uuid in uuids[definition.name]:
                     moved = _with_workload(moved, uuid=f"{moved.workload.uuid}-{key[:8]}")
-                keys[definition.name].add(key)
+                    samples.rename(definition, trace.workload.uuid, moved.workload.uuid)
+                keys[definition.name][key] = moved.workload.uuid
                 uuids[definition.name].add(moved.workload.uuid)
                 line = found.raw if moved is trace else dump_line(moved)
                 batches[layout.workloads_file(self._into, definition)].append(line)
                 self._report.added["workloads"] += 1
+        samples.write()
         for file, lines in batches.items():
             append_lines(file, lines)
+        samples.prune()
 
-    def _known_keys(self, definition: str, identity: Identity) -> set[str]:
-        keys = set()
+    def _known_keys(self, definition: str, identity: Identity) -> dict[str, str]:
+        """Content -> uuid of what is there."""
+        keys: dict[str, str] = {}
         for trace in self._target.workloads.get(definition, ()):
             try:
-                keys.add(identity.key(trace))
+                keys.setdefault(identity.key(trace), trace.workload.uuid)
             except (SchemaError, OSError):
                 continue  # its blob is missing, which `validate` reports
         return keys

@@ -8,7 +8,8 @@ import pytest
 
 from fib_plugin import ops
 from fib_plugin.capture.config import CaptureConfig, Limits, Rule
-from fib_plugin.capture.policy import Answer, Plan, Policy
+from fib_plugin.capture.policy import Policy
+from fib_plugin.capture.policy_plan import Answer, Plan
 from fib_plugin.schema import Definition
 
 DECODE = ops.ALL["gqa_paged_decode"].definition(num_qo_heads=4, num_kv_heads=2, head_dim=8)
@@ -90,9 +91,36 @@ def test_a_reservoir_of_a_definition_holds_k_and_names_them() -> None:
         entered += 1
     held = found.sample()
     assert held is not None
-    assert len(set(held)) == 4
+    members = {uuid for _, uuid in held.members}
+    assert (held.k, len(members)) == (4, 4)
+    assert members | set(held.left) == {f"w{number}" for number in range(entered)}
+    assert [key for key, _ in held.members] == sorted(key for key, _ in held.members)
     assert 4 < entered < 100
     assert found.taken == entered
+
+
+def test_processes_of_one_seed_draw_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(pid: int) -> list[float]:
+        monkeypatch.setattr("os.getpid", lambda: pid)
+        found = plan(SAMPLING, keep="reservoir", k=4)
+        for number in range(4):
+            take(found, {"batch_size": 1}, uuid=f"w{number}")
+        held = found.sample()
+        assert held is not None
+        return [key for key, _ in held.members]
+
+    assert keys(1) == keys(1)
+    assert not set(keys(1)) & set(keys(2))
+
+
+def test_content_that_came_back_into_a_reservoir_counts_as_held() -> None:
+    found = plan(SAMPLING, keep="reservoir", k=1)
+    for _ in range(3):
+        take(found, {"batch_size": 1}, uuid="same")
+    held = found.sample()
+    assert held is not None
+    assert [uuid for _, uuid in held.members] == ["same"]
+    assert held.left == []
 
 
 def test_the_seed_decides_what_a_reservoir_holds() -> None:

@@ -20,7 +20,7 @@ def members(k: int, calls: int, seed: int) -> list[int]:
         at += reservoir.wait
         if at >= calls:
             return sorted(slots.values())
-        slots[reservoir.enter()] = at
+        slots[reservoir.enter()[0]] = at
         at += 1
 
 
