@@ -36,5 +36,9 @@ class Record:
     @property
     def nbytes(self) -> int:
         """Memory that the record keeps alive."""
-        # Asking a model for a field that it lacks is slow, and the engine's thread waits for this.
-        return sum(getattr(value, "nbytes", 0) for value in self.inputs.values() if value is not RANDOM)
+        size = 0
+        for value in self.inputs.values():
+            # Asking a model for a field that it lacks is slow, and the engine's thread waits for this.
+            if value is not RANDOM:
+                size += getattr(value, "nbytes", 0)
+        return size

@@ -15,17 +15,19 @@ from typing import Any
 from fib_plugin.capture.control import Control
 from fib_plugin.capture.derived import Derived, Recipe
 from fib_plugin.capture.loss import Loss
-from fib_plugin.capture.policy import Answer, Plan, Policy
+from fib_plugin.capture.policy import Policy
 from fib_plugin.capture.policy_members import Members
+from fib_plugin.capture.policy_plan import Answer, Plan
 from fib_plugin.capture.snapshot import Snapshots
 from fib_plugin.capture.tap_missed import Missed
-from fib_plugin.capture.writer import RANDOM, Record, Writer
+from fib_plugin.capture.writer import Record, Writer
 from fib_plugin.schema import Definition, Solution
 
 log = logging.getLogger("fib_plugin")
 
 #: Seconds without a try after the writer refused a call: a snapshot costs more than its refusal.
 _BACK_OFF = 0.05
+_TAKE = Answer.TAKE
 #: Losses that say nothing of other calls.
 _OF_THIS_CALL = (Loss.GRAPH_CAPTURE, Loss.SNAPSHOT_TOO_LARGE)
 
@@ -79,48 +81,50 @@ class Recorder:
         # Held until the writer has the call, so that no other thread takes its place meanwhile.
         with plan.lock:
             answer = plan.ask(point, chosen)
-            if answer is not Answer.TAKE:
+            if answer is not _TAKE:
                 return answer is Answer.LEAVE
-            if time.monotonic() < self._again_at:
+            if self._again_at and time.monotonic() < self._again_at:
                 plan.skipped["backing_off"] += 1
                 return False
             serial = plan.next()
-            record = self._copy(plan, adapter, axes, inputs)
+            record = self._copy(plan, adapter, axes, inputs, serial)
             if isinstance(record, Loss):
                 self.writer.refuse(record)
-            else:
-                record.settled = functools.partial(plan.settled, serial)
-                if self.writer.submit(record):
-                    plan.took(point, serial)
-                    return True
+            elif self.writer.submit(record):
+                plan.took(point, serial)
+                return True
             if record not in _OF_THIS_CALL:
                 self._again_at = time.monotonic() + _BACK_OFF
             return False
 
-    def _copy(self, plan: Plan, adapter: str, axes: dict[str, int], inputs: tuple[Any, ...]) -> Record | Loss:
-        definition = plan.definition
-        values: dict[str, Any] = {}
-        tensors: dict[str, Any] = {}
-        derived: dict[str, Derived] = {}
-        for (name, spec), value in zip(definition.inputs.items(), inputs, strict=True):
-            values[name] = RANDOM
-            if spec.shape is None:
-                if getattr(value, "is_cuda", False):
-                    tensors[name] = value  # to read a number that is on the device would wait for the device
-                else:
-                    values[name] = value if isinstance(value, (bool, int)) else float(value)
-            elif name in plan.by_value and value is not None:
-                if isinstance(value, Derived):
+    def _copy(
+        self, plan: Plan, adapter: str, axes: dict[str, int], inputs: tuple[Any, ...], serial: int
+    ) -> Record | Loss:
+        values, ready = plan.blank, None
+        if len(inputs) != len(values):
+            raise ValueError(f"{plan.definition.name} has {len(values)} inputs, the call {len(inputs)}")
+        if plan.looked_at:
+            values = values.copy()
+            tensors: dict[str, Any] = {}
+            derived: dict[str, Derived] | None = None
+            for place, name, number in plan.looked_at:
+                value = inputs[place]
+                if number and not getattr(value, "is_cuda", False):
+                    values[name] = value if isinstance(value, (bool, int, float)) else float(value)
+                elif type(value) is Derived:
+                    derived = derived or {}
                     derived[name] = value
-                    tensors.update((_source(value.recipe, key), each) for key, each in value.recipe.sources.items())
-                else:
+                elif value is not None:  # a number that is on the device, too: to read it would wait for the device
                     tensors[name] = value
-        shot = self._snapshots.take(tensors)
-        if isinstance(shot, Loss):
-            return shot
-        values.update(_with_copies(derived, shot.inputs) if derived else shot.inputs)
-        displaced = self._displaced(adapter, definition)
-        return Record(definition=definition, displaced=displaced, axes=axes, inputs=values, ready=shot.ready)
+            if derived is not None:
+                tensors |= _sources(derived)
+            shot = self._snapshots.take(tensors)
+            if isinstance(shot, Loss):
+                return shot
+            ready, copies = shot.ready, shot.inputs
+            values.update(copies if derived is None else _with_copies(derived, copies))
+        displaced = self._displaced(adapter, plan.definition)
+        return Record(plan.definition, displaced, axes, values, ready, functools.partial(plan.settled, serial))
 
     def beat(self) -> None:
         """Once a second, on the writer's thread. Never raises: counts and status are due whatever fails here."""
@@ -168,9 +172,10 @@ class Recorder:
                 log.warning("capture: %s failed and is tried again each second: %r", part.__qualname__, error)
 
 
-def _source(recipe: Recipe, key: str) -> str:
-    """A name that no input has, for a copy of what a recipe is made of."""
-    return f"{id(recipe)}:{key}"
+def _sources(derived: dict[str, Derived]) -> dict[str, Any]:
+    """What the recipes are made of, by names that no input has."""
+    recipes = {id(value.recipe): value.recipe for value in derived.values()}
+    return {f"{number}:{key}": each for number, recipe in recipes.items() for key, each in recipe.sources.items()}
 
 
 def _with_copies(derived: dict[str, Derived], copies: dict[str, Any]) -> dict[str, Any]:
@@ -178,9 +183,10 @@ def _with_copies(derived: dict[str, Derived], copies: dict[str, Any]) -> dict[st
     own = dict(copies)
     recipes: dict[int, Recipe] = {}
     for name, value in derived.items():
-        recipe = value.recipe
-        if id(recipe) not in recipes:
-            sources = {key: own.pop(_source(recipe, key)) for key in recipe.sources}
-            recipes[id(recipe)] = Recipe(recipe.make, **sources)
-        own[name] = Derived(recipes[id(recipe)], value.index, value.shape)
+        number = id(value.recipe)
+        recipe = recipes.get(number)
+        if recipe is None:
+            sources = {key: own.pop(f"{number}:{key}") for key in value.recipe.sources}
+            recipe = recipes[number] = Recipe(value.recipe.make, **sources)
+        own[name] = Derived(recipe, value.index, value.shape)
     return own

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fib_plugin.capture.host_pool import HostPool
 from fib_plugin.capture.loss import Loss
 from fib_plugin.capture.snapshot_pool import Pool, Slot, beside_captures
 
@@ -59,13 +60,15 @@ class Snapshots:
     def __init__(self, pool: Pool | None = None, lane: Callable[[torch.device], Lane] | None = None) -> None:
         self._pool = pool or Pool()
         self._lane = lane or StreamLane
+        self._host = HostPool()
         self._lanes: dict[torch.device, Lane] = {}
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Once a second on the writer's thread: pin memory as soon as this process uses a device, not before."""
+        """Once a second on the writer's thread: memory for what comes; pinned once this process uses a device."""
         import sys
 
+        self._host.prepare()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             self._pool.prepare()
@@ -74,20 +77,23 @@ class Snapshots:
         """Copies of the tensors, those on a device still on their way; or why there are none."""
         if not tensors:
             return Shot({}, None)
-        import torch
-
         groups: dict[torch.device, list[str]] = {}
         for name, tensor in tensors.items():
             if _on_device(tensor):
                 groups.setdefault(tensor.device, []).append(name)
-        if groups and _capturing():
+        if not groups:
+            copy = self._host.copy
+            return Shot({name: copy(tensor) for name, tensor in tensors.items()}, None)
+        if _capturing():
             return Loss.GRAPH_CAPTURE
+        import torch
+
         inputs: dict[str, torch.Tensor] = {}
         for name, tensor in tensors.items():
             if _on_device(tensor):
                 inputs[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             else:
-                inputs[name] = _copied(tensor)
+                inputs[name] = self._host.copy(tensor)
         arrivals = []
         for device, names in groups.items():
             arrival = self._start(device, [(tensors[name], inputs[name]) for name in names])
@@ -126,17 +132,6 @@ class Snapshots:
             lane.send(stage, slot)
         moves = [(piece.target, piece.start, piece.size) for piece in pieces]
         return Arrival(self._pool, slot, stage, moves)
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A private copy of a host tensor, made by this thread alone: torch's own waits for its other threads to wake."""
-    import torch
-
-    plain = tensor.detach()
-    if not plain.is_contiguous() or not plain.numel() or not plain.dim():
-        return plain.clone(memory_format=torch.contiguous_format)
-    made = torch.from_numpy(plain.view(torch.uint8).numpy().copy())
-    return made.view(plain.dtype)
 
 
 class Arrival:

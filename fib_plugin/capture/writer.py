@@ -73,6 +73,7 @@ class Writer:
         host, pid = this_host(), os.getpid()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._running = False
         self._intake = Intake(self._queue_limit, self._queue_bytes)
         self._scribe = Scribe(
             self._root,
@@ -95,18 +96,26 @@ class Writer:
             with self._starting:
                 if self._intake.stopping or (self._thread is not None and self._thread.is_alive()):
                     return
-                thread = threading.Thread(target=self._scribe.run, name="fib-writer", daemon=True)
+                thread = threading.Thread(target=self._run, name="fib-writer", daemon=True)
+                self._running = True
                 thread.start()
                 self._thread = thread
         except Exception:  # no thread can be made now; the next submit tries again
-            self._thread = None
+            self._thread, self._running = None, False
+
+    def _run(self) -> None:
+        scribe = self._scribe
+        try:
+            scribe.run()
+        finally:
+            if scribe is self._scribe:  # not one of before a fork
+                self._running = False
 
     def submit(self, record: Record) -> bool:
         """Hand over a record; False if it was dropped. Neither waits for the disk nor raises."""
         try:
             taken = self._intake.offer(record)
-            thread = self._thread
-            if taken and (thread is None or not thread.is_alive()):
+            if taken and not self._running:
                 self.start()
         except Exception:  # the engine goes on whatever is wrong with a record
             self._intake.refuse(Loss.BAD_RECORD)

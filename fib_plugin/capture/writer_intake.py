@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 from fib_plugin.capture.archive import Entry
 from fib_plugin.capture.loss import Loss
 from fib_plugin.capture.record import Record
+
+#: Seconds that records are gathered for; and as many records, or bytes, or a quarter of what may wait are not.
+GATHER = 0.05
+_MANY, _MUCH = 64, 16 << 20
 
 
 class Intake:
@@ -33,34 +37,44 @@ class Intake:
         self.held = 0
         self._limit = limit
         self._limit_bytes = limit_bytes
+        self._many, self._much = min(_MANY, limit // 4), min(_MUCH, limit_bytes // 4)
         self._held_bytes = 0
         self._duplicates = 0
         self._dropped: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
         self._flushing: list[threading.Event] = []
         self._lock = threading.Lock()
-        # A SimpleQueue wakes the thread at half the price of a Condition; None in it only wakes.
-        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._records: deque[tuple[Record, int]] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        #: The thread has been woken, and told not to wait for more.
+        self._rung = self._hurry = False
 
     # ---- the engine's threads -----------------------------------------------------------------------------------
 
     def offer(self, record: Record) -> bool:
         """Take a record if there is room; count it as dropped otherwise."""
-        entry = Entry(record, record.nbytes)
+        size = record.nbytes
         with self._lock:
-            refusal = self._refusal(entry)
+            refusal = self._refusal(size)
             if refusal is not None:
                 self._dropped[refusal] += 1
                 return False
             self.held += 1
-            self._held_bytes += entry.nbytes
-        self._queue.put(entry)
+            self._held_bytes += size
+        self._records.append((record, size))
+        # What is on its way from a device holds memory that others wait for.
+        if record.ready is not None or len(self._records) >= self._many or self._held_bytes >= self._much:
+            if not self._hurry:
+                self.wake()
+        elif not self._rung:
+            self._rung = True
+            self._bell.put(None)
         return True
 
-    def _refusal(self, entry: Entry) -> Loss | None:
+    def _refusal(self, size: int) -> Loss | None:
         if self.stopping:
             return Loss.CLOSED
-        if self.held >= self._limit or (self.held and self._held_bytes + entry.nbytes > self._limit_bytes):
+        if self.held >= self._limit or (self.held and self._held_bytes + size > self._limit_bytes):
             return self.refused_by or Loss.QUEUE_FULL
         return None
 
@@ -70,7 +84,8 @@ class Intake:
             self._dropped[reason] += 1
 
     def wake(self) -> None:
-        self._queue.put(None)
+        self._hurry = True
+        self._bell.put(None)
 
     def stop(self) -> None:
         with self._lock:
@@ -104,7 +119,7 @@ class Intake:
 
     @property
     def drained(self) -> bool:
-        return self.stopping and self._queue.empty()
+        return self.stopping and not self._records
 
     @property
     def hurried(self) -> bool:
@@ -112,8 +127,24 @@ class Intake:
         return self.stopping or self.retry_now or (bool(self._flushing) and not self.held)
 
     def next(self, wait: float) -> Entry | None:
-        """The next record, or None if woken for something else; queue.Empty if there is none within `wait` seconds."""
-        return self._queue.get(wait > 0, max(wait, 0))
+        """The next record, or None if woken for something else; queue.Empty if there is none within `wait` seconds.
+
+        Whoever is woken waits for more to come: a thread that wakes up for each record takes the interpreter from the
+        engine just as often.
+        """
+        if not self._records:
+            if wait <= 0:
+                raise queue.Empty
+            self._bell.get(timeout=wait)
+            if not (self._hurry or self.hurried):
+                with contextlib.suppress(queue.Empty):
+                    self._bell.get(timeout=GATHER)
+            self._rung = self._hurry = False
+        try:
+            record, size = self._records.popleft()
+        except IndexError:
+            return None
+        return Entry(record, size)
 
     def settle(self, entry: Entry, dropped: Loss | None = None, duplicate: bool = False) -> None:
         """The record is on disk, or given up."""

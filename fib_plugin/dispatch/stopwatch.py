@@ -30,8 +30,9 @@ def sample(call: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], device: A
 
 def capturing(args: tuple[Any, ...]) -> bool:
     """Whether a CUDA graph is being captured on the stream of these tensors."""
-    if not any(getattr(value, "is_cuda", False) for value in args):
-        return False
-    import torch
+    for value in args:  # no generator: an engine's thread waits for this
+        if getattr(value, "is_cuda", False):
+            import torch
 
-    return torch.cuda.is_current_stream_capturing()
+            return torch.cuda.is_current_stream_capturing()
+    return False
