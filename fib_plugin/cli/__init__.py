@@ -22,6 +22,7 @@ _COMMANDS = {
     "pack": ("fib_plugin.cli.pack", "pack"),
     "bench": ("fib_plugin.cli.bench", "bench"),
     "trust": ("fib_plugin.cli.trust", "app"),
+    "compare": ("fib_plugin.cli.compare", "compare"),
     "board": ("fib_plugin.cli.board", "board"),
     "status": ("fib_plugin.cli.status", "status"),
     "doctor": ("fib_plugin.cli.doctor", "doctor"),
