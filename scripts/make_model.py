@@ -24,8 +24,13 @@ def make(
     layers: int = 2,
     heads: int = 4,
     kv_heads: int = 2,
+    dense: int = 0,
 ) -> Path:
-    """A model of ``kind`` in ``path``, of two narrow layers unless asked; made once."""
+    """A model of ``kind`` in ``path``, of two narrow layers unless asked; made once.
+
+    Args:
+        dense: layers of a mixture of experts that have none.
+    """
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -57,6 +62,7 @@ def make(
             "num_experts_per_tok": 2,
             "moe_intermediate_size": intermediate // 4,
             "norm_topk_prob": True,
+            "mlp_only_layers": list(range(dense)),
         }
         config, model = transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM
     # Under another name until it is whole: a folder that exists is taken for a checkpoint.
