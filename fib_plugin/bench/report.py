@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -19,6 +20,8 @@ _CAPTION = (
     "displaced: the op that a solution would replace, timed beside it; speedup over it, with the 95% interval;"
     " roof: share of the memory bandwidth (m) or arithmetic (c) that this machine was measured to reach"
 )
+#: What a build says besides the compiler's own words: its steps and command lines.
+_NOISE = re.compile(r"ninja|FAILED: |\[\d+/\d+\] |std(out|err):|\s*$|\S*(c\+\+|g\+\+|clang\+\+|nvcc)\S* -")
 _HINTS = {
     EvaluationStatus.COMPILE_ERROR: "mend the source, or the toolchain that the log names",
     EvaluationStatus.TIMEOUT: "give it more --timeout if it is not stuck",
@@ -36,6 +39,15 @@ def show(console: Console, results: Sequence[BenchResult], log_lines: int | None
         console.print(_table(group))
     if any(result.measurement.solution_ms is not None for result in results):
         console.print(Text(_CAPTION, style="dim"), soft_wrap=True)
+    alone = dict.fromkeys(
+        one.definition.name for one in results if one.measurement.ratio is not None and not _compared(one)
+    )
+    if alone:
+        names = ", ".join(alone)
+        text = (
+            f"nothing was compared for {names}: the dataset has no op of an engine for it that is right and runs here"
+        )
+        console.print(Text(f"{text} (capture writes it beside the definition)"), soft_wrap=True)
     for alike in _alike(results):
         for line in _failure(alike, log_lines):
             console.print(line, soft_wrap=True)
@@ -67,7 +79,7 @@ def _table(results: Sequence[BenchResult]) -> Table:
 
 def _row(result: BenchResult) -> list[str]:
     m = result.measurement
-    compared = bool(m.baseline) and m.ratio is not None and m.ratio_low is not None
+    compared = _compared(result)
     color = "green" if result.status is EvaluationStatus.PASSED else "red"
     high = m.ratio if m.ratio_high is None else m.ratio_high
     return [
@@ -78,6 +90,11 @@ def _row(result: BenchResult) -> list[str]:
         f"{m.ratio:.2f}x ({m.ratio_low:.2f}-{high:.2f})" if compared else "-",
         f"{m.roof_ms / m.solution_ms:.0%} {m.bound[:1]}" if m.roof_ms and m.solution_ms else "-",
     ]
+
+
+def _compared(result: BenchResult) -> bool:
+    m = result.measurement
+    return bool(m.baseline) and m.ratio is not None and m.ratio_low is not None
 
 
 def _short(result: BenchResult) -> str:
@@ -99,6 +116,8 @@ def _failure(group: Sequence[BenchResult], log_lines: int | None) -> Iterator[Te
     where = axes_of(first) if len(group) == 1 else f"{len(group)} workloads, the first with {axes_of(first)}"
     yield Text.assemble((first.solution.name, "bold"), f" on {where}: ", (first.status.value, "bold"))
     lines = first.log.splitlines()
+    if log_lines is not None and first.status is EvaluationStatus.COMPILE_ERROR:
+        lines = [line for line in lines if not _NOISE.match(line)] or lines
     shown = lines if log_lines is None else lines[:log_lines]
     yield Text("\n".join(f"  {line}" for line in shown))
     if len(shown) < len(lines):
