@@ -141,7 +141,7 @@ class Attention:
         blocks = -(-tokens // BLOCK)
         table = torch.arange(REQUESTS * blocks, dtype=torch.int32).view(REQUESTS, blocks)
         lengths = torch.full((REQUESTS,), tokens, dtype=torch.int32)
-        step = table_step(None, table, lengths, BLOCK, tokens)
+        step = table_step(None, table, lengths, BLOCK)
         step.length_class = number
         return step
 

@@ -64,21 +64,18 @@ def table_step(
     block_table: torch.Tensor,
     seq_lens: torch.Tensor,
     block_size: int,
-    max_length: int,
 ) -> Step:
-    """The step of an engine that keeps a block table (see slots_of); lengths are host tensors.
-
-    Args:
-        max_length: of a request; columns of the table beyond it are not looked at.
-    """
-    requests, total = seq_lens.shape[0], int(seq_lens.sum())
-    used = block_table[:requests, : -(-max_length // block_size)]
+    """The step of an engine that keeps a block table (see slots_of); lengths are host tensors."""
+    lengths = seq_lens.tolist()  # a sum by torch takes longer than one of some hundred numbers
+    total = sum(lengths)
+    # Columns of the table that no request has reached are not looked at.
+    used = block_table[: len(lengths), : -(-max(lengths, default=0) // block_size)]
     return Step(
         qo_indptr,
-        ops.length_class(total // max(1, requests)),
+        ops.length_class(total // max(1, len(lengths))),
         lambda: slots_of(block_table, seq_lens, block_size),
         Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens),
-        ((requests + 1,), (total,)),
+        ((len(lengths) + 1,), (total,)),
     )
 
 

@@ -14,8 +14,9 @@ from fib_plugin.runtime import Runtime
 
 #: A weight by address and shape (a slice may start at the same address), and what else the definition fixes.
 _Key = tuple[int, torch.Size, torch.dtype, float]
-#: What one weight object was resolved to: address, dtype and eps it holds for, site, and the object, kept alive.
-_Known = tuple[int, torch.dtype, float, Site, torch.Tensor]
+#: What one weight object was resolved to: address, dtype and eps it holds for, site, the plain tensor that solutions
+#: are given, and the object itself, kept alive.
+_Known = tuple[int, torch.dtype, float, Site, torch.Tensor, torch.Tensor]
 
 
 class LiveNorm:
@@ -37,9 +38,9 @@ class LiveNorm:
         """Normalised x [..., H], or None when the engine's op must answer."""
         known = self._plain.get(id(weight))
         if known is not None and known[0] == weight.data_ptr() and known[1] is x.dtype and known[2] == eps:
-            site = known[3]
+            site, weight = known[3], known[4]
         else:
-            site = self._resolve(self._plain, "rmsnorm", x, weight, eps)
+            site, weight = self._resolve(self._plain, "rmsnorm", x, weight, eps)
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         result: torch.Tensor | None = site.attempt(rows.shape[0], (rows, weight))
         return result if result is None or x.dim() == 2 else result.reshape(x.shape)
@@ -50,9 +51,9 @@ class LiveNorm:
         """(normalised x + residual, x + residual), or None when the engine's op must answer."""
         known = self._fused.get(id(weight))
         if known is not None and known[0] == weight.data_ptr() and known[1] is x.dtype and known[2] == eps:
-            site = known[3]
+            site, weight = known[3], known[4]
         else:
-            site = self._resolve(self._fused, "fused_add_rmsnorm", x, weight, eps)
+            site, weight = self._resolve(self._fused, "fused_add_rmsnorm", x, weight, eps)
         flat = x.dim() == 2
         rows = x if flat else x.reshape(-1, x.shape[-1])
         added = residual if flat else residual.reshape(-1, x.shape[-1])
@@ -72,13 +73,16 @@ class LiveNorm:
 
     def _resolve(
         self, objects: dict[int, _Known], family: str, x: torch.Tensor, weight: torch.Tensor, eps: float
-    ) -> Site:
+    ) -> tuple[Site, torch.Tensor]:
         key = (family, (weight.data_ptr(), weight.shape, x.dtype, eps))
-        site = self._sites.get(key)
+        site, plain = self._sites.get(key), weight.detach()
+        new = site is None
         if site is None:
             definition = ops.ALL[family].definition(hidden_size=x.shape[-1], eps=eps, dtype=NAMES[x.dtype])
             engine = self._engine.get(family)
             original = None if engine is None else Original(lambda *inputs: engine(*inputs, eps))
             site = self._sites[key] = self._runtime.site(self._adapter, definition, original=original)
-            objects[id(weight)] = (weight.data_ptr(), x.dtype, eps, site, weight)
-        return site
+        # Other objects on the same memory may be made anew for each call: only a layer's own is worth knowing.
+        if new or isinstance(weight, torch.nn.Parameter):
+            objects[id(weight)] = (weight.data_ptr(), x.dtype, eps, site, plain, weight)
+        return site, plain

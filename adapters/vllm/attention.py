@@ -190,6 +190,4 @@ def _step(metadata: Any, block_size: int) -> Step:
     requests = metadata.seq_lens.shape[0]
     decode = metadata.num_actual_tokens == requests and metadata.max_query_len == 1
     qo_indptr = None if decode else metadata.query_start_loc[: requests + 1].to(torch.int32)
-    # Not the metadata's own maximum: it may be an upper bound, and the table is wide.
-    longest = int(metadata.seq_lens.max()) if requests else 0
-    return table_step(qo_indptr, metadata.block_table, metadata.seq_lens, block_size, longest)
+    return table_step(qo_indptr, metadata.block_table, metadata.seq_lens, block_size)

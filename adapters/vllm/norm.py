@@ -78,17 +78,20 @@ class Norm(Adapter):
             wins = x.shape[-1] in (self._plain_widths if residual is None else self._fused_widths)
             if not self.live or not (wins or self.runtime.tracing):
                 return original(norm, x, residual)
+            # Asking a module for a parameter is slow, and `data` would be another object at every call.
+            weight: Any = norm.weight if norm.has_weight else None
             if (
-                norm.variance_size_override is not None
-                or not norm.has_weight
-                or norm.weight.dtype != x.dtype
+                weight is None
+                or norm.variance_size_override is not None
+                or weight.dtype != x.dtype
                 or x.dtype not in NAMES
             ):
                 if not torch.compiler.is_compiling():
                     self.decline()
                 return original(norm, x, residual)
-            weight, eps = norm.weight.data, norm.variance_epsilon
+            eps = norm.variance_epsilon
             if torch.compiler.is_compiling():
+                weight = weight.data
                 if wins and residual is None:
                     return self.plain.call(x, weight, eps)
                 if wins:

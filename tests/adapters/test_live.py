@@ -369,7 +369,7 @@ def test_page_lists_are_written_down_as_they_were_though_they_are_made_after_the
     wanted = slots_of(table, lengths, 4)
     q, pool = normal(2, 4, 8), normal(40, 1, 2, 8)
     indptr = None if decode else torch.tensor([0, 1, 2], dtype=torch.int32)
-    step = table_step(indptr, table, lengths, 4, max_length=5)
+    step = table_step(indptr, table, lengths, 4)
     with monkeypatch.context() as patch:
         patch.setattr("fib_plugin.adapters.live.attention.slots_of", None)  # too dear for the engine's thread
         assert live.site(step, q, 2).attempt_made((2, 1), live.shown, step, q, pool, pool, 0.3) is None
