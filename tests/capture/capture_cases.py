@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 from safetensors.numpy import load_file
 
 import fib_plugin
-from fib_plugin.capture.writer import RANDOM, Record
+from fib_plugin.capture.writer import RANDOM, Record, Writer
 from fib_plugin.schema import AxisConst, AxisVar, Definition, TensorSpec
 
+MakeWriter = Callable[..., Writer]
 REPOSITORY = Path(fib_plugin.__file__).parents[1]
 
 
@@ -67,3 +72,15 @@ def script(source: str, *arguments: object, **options: Any) -> subprocess.Popen[
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", source, *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, env=env, **options)
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:
+    messages = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+    return [message for message in messages if f": {reason}: " in message]
