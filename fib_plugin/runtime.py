@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fib_plugin import ops
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.capture.config import CaptureConfig
 from fib_plugin.capture.policy import Policy
 from fib_plugin.capture.recorder import Recorder
@@ -33,7 +32,7 @@ from fib_plugin.dispatch.stopwatch import capturing
 from fib_plugin.dispatch.tally import by_adapter, by_axes
 from fib_plugin.dispatch.trial import Trial
 from fib_plugin.dispatch.trust import Trust
-from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile
+from fib_plugin.schema import ENGINE_AUTHOR, BuildSpec, Definition, Language, Solution, SourceFile
 from fib_plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Runtime:
         self.declined.clear()
         for site in self.sites:
             site.retired.clear()
-            for entry in site.entries.values():
+            for entry in site.all_entries():  # those that only graphs met, too
                 entry.calls = 0
                 if isinstance(entry.trial, Trial):
                     entry.trial.forked()

@@ -229,6 +229,19 @@ def test_a_forked_process_counts_its_own_calls(make_runtime: Make, dataset: Path
     assert counts(runtime)["calls"] == 3
 
 
+def test_a_process_that_is_forked_while_a_graph_is_captured_counts_its_own_calls(make_runtime: Make) -> None:
+    class Graph:
+        pass
+
+    runtime, graph = make_runtime(apply=False, tracing=True), Graph()
+    call(runtime, rows=2)
+    runtime.graphs.begin(graph)
+    call(runtime, rows=4)  # a size that only the graph meets
+    runtime._forked()
+    runtime.graphs.end()
+    assert set(runtime.snapshot()["calls"][silu().name].values()) == {0}
+
+
 def test_a_fork_during_a_failure_does_not_block_the_child(make_runtime: Make, dataset: Path) -> None:
     raising(dataset)
     runtime = make_runtime()

@@ -16,9 +16,8 @@ from fib_plugin.bench.reference import BrokenReference, Reference
 from fib_plugin.bench.results import BenchResult, make_result
 from fib_plugin.bench.roofline import Roofline, roofline
 from fib_plugin.bench.task import Found, LeftOut, Task
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.judge import Verdict
-from fib_plugin.schema import Environment, EvaluationStatus, Solution, Workload, content_hash
+from fib_plugin.schema import ENGINE_AUTHOR, Environment, EvaluationStatus, Solution, Workload, content_hash
 
 
 class Desk:

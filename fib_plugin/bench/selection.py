@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fib_plugin.bench.displaced import displaced_ops
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import Measurement, TraceSet, axes_key, compatible, load_counts
 from fib_plugin.dataset.measurements import LIVE
-from fib_plugin.schema import Definition, Environment, Language, Solution, Workload, content_hash
+from fib_plugin.schema import ENGINE_AUTHOR, Definition, Environment, Language, Solution, Workload, content_hash
 
 
 class BenchError(ValueError):

@@ -16,10 +16,7 @@ from fib_plugin.build.error import BuildError
 from fib_plugin.build.runnable import Runnable
 from fib_plugin.build.shipped import is_shipped
 from fib_plugin.build.toolchain import Toolchain, toolchain
-from fib_plugin.schema import Definition, Language, Solution
-
-#: Author of the solutions that hold an engine's own op.
-ENGINE_AUTHOR = "engine"
+from fib_plugin.schema import ENGINE_AUTHOR, Definition, Language, Solution
 
 _INTERPRETED = (Language.PYTHON, Language.TRITON)
 _COMPILED = (Language.CPP, Language.CUDA)

@@ -17,12 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fib_plugin import settings
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import current_environment, load_measurements
 from fib_plugin.dispatch import trust as trusting
 from fib_plugin.dispatch.lock_file import LockFile, Trusted
 from fib_plugin.dispatch.quarantine import FOLDER, Quarantine, Record
-from fib_plugin.schema import SchemaError, Solution
+from fib_plugin.schema import ENGINE_AUTHOR, SchemaError, Solution
 
 app = typer.Typer(help="Say which solutions engines may load: fib.lock.", no_args_is_help=True)
 

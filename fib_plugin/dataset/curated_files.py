@@ -18,10 +18,7 @@ from fib_plugin.dataset.files import copy_file, write_file
 from fib_plugin.dataset.identity import blob_path
 from fib_plugin.dataset.lines import append_lines, lock_for, read_lines
 from fib_plugin.dataset.trace_set import TraceSet
-from fib_plugin.schema import Definition, SchemaError, Trace
-
-_ENGINE = "engine"
-"""Author of solutions that hold an engine's own op."""
+from fib_plugin.schema import ENGINE_AUTHOR, Definition, SchemaError, Trace
 
 CURATED_OUT = f"{layout.OURS}/curated_out"
 """Where an in-place curation puts what it leaves out, laid out like a dataset."""
@@ -55,7 +52,7 @@ class CuratedCopy:
             self._sidecar(definition)
         names = {definition.name for definition in definitions}
         for found in reading.solutions(self._root):
-            if found.record is not None and found.record.author == _ENGINE and found.record.definition in names:
+            if found.record is not None and found.record.author == ENGINE_AUTHOR and found.record.definition in names:
                 target.add_solution(found.record)
         for path in sorted({path for lines in kept.values() for path in _blobs(lines)}):
             _copy(self._root / path, self._into / path)

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import Measurement, compatible
 from fib_plugin.dataset.measurements import LIVE, moment
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.ops import OpSpec
-from fib_plugin.schema import Environment
+from fib_plugin.schema import ENGINE_AUTHOR, Environment
 
 PASSED = "PASSED"
 

@@ -139,6 +139,7 @@ class Graphs:
         self._past.clear()
         for held in list(self._held.values()):
             held.replays = 0
+            held.calls.clear()
 
     def _fold(self, graph: Any) -> None:
         held = self._held.pop(graph, None)

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from fib_plugin.build.builder import ENGINE_AUTHOR
 from fib_plugin.dataset import Measurement, compatible, reading
 from fib_plugin.dataset.trace_set import duplicate
 from fib_plugin.dispatch.lock_file import LockFile, Trusted, digest, editing, spec_digest
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.schema import Environment, SchemaError, Solution, content_hash
+from fib_plugin.schema import ENGINE_AUTHOR, Environment, SchemaError, Solution, content_hash
 
 _HASH_PREFIX = re.compile(r"[0-9a-f]{6,64}")
 

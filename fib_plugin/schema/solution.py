@@ -12,6 +12,9 @@ from typing_extensions import Self
 from fib_plugin.schema.errors import rule
 from fib_plugin.schema.record import Name, Record, leaves_folder
 
+#: Author of the solutions that hold an engine's own op.
+ENGINE_AUTHOR = "engine"
+
 
 class Language(str, Enum):
     """What the entry file is written in. All are read; which can be built is the builder's business."""
