@@ -20,7 +20,8 @@ from fib_plugin.schema import Language
 
 SOURCES = {source.name: source for source in find_sources()}
 TRITON = [name for name, source in SOURCES.items() if source.language is Language.TRITON]
-NATIVE = [name for name in SOURCES if name not in TRITON]
+CUDA = [name for name, source in SOURCES.items() if source.language is Language.CUDA]
+NATIVE = [name for name in SOURCES if name not in TRITON + CUDA]
 NAMES = [definition.name for definition in solution_cases.definitions()]
 FAMILIES = {
     definition.name: spec.family
