@@ -26,6 +26,8 @@ from fib_plugin.schema import Environment, SafetensorsInput
 #: Deaths in a row after which a device takes no more tasks.
 _MOST_DEATHS = 3
 _START_S = 300.0
+#: How long the others are waited for once one device is there: a node may be busy with other people's work.
+_MORE_S = 60.0
 _LOCAL = "local"
 
 #: What is to be done in an environment, on devices of a kind.
@@ -88,8 +90,8 @@ class Cluster:
     """Use as a context manager.
 
     Args:
-        address: of the cluster's head (``host:6379``, ``ray://host:10001``); ``auto`` is the one that this host is
-            part of; ``local`` starts one for this run.
+        address: of the cluster's head (``host:6379``), of which this host must be a node; ``auto`` finds it; ``local``
+            starts one for this run.
         devices: ``cpu`` or ``cuda``; None takes the GPUs of all nodes, or all CPUs where there is none.
         threads: CPU threads of an evaluation; None takes each node's cores.
         timeout, run_name: as for `Desk`.
@@ -115,6 +117,7 @@ class Cluster:
             self._connect(address)
         self._actors: dict[int, Any] = {}
         self._closed = False
+        self._why = ""
         self._spots = self._find(devices)
         if not self._spots:
             self.close()
@@ -153,7 +156,11 @@ class Cluster:
                 groups.append((environment, waiting))
             seats.append(self._seat(index, waiting, root, stop_at))
         if not seats:
-            raise BenchError(f"no device of the Ray cluster could be used within {_START_S:g} s: {self._why}")
+            raise BenchError(f"no device of the Ray cluster could be used within {_START_S:g} s: {self._why or 'busy'}")
+        missing = len(self._spots) - len(seats)
+        if missing:
+            why = self._why or "busy, or not up yet"
+            yield LeftOut(0, f"{missing} of {len(self._spots)} devices of the Ray cluster do not take part: {why}")
         yield from spread(seats)
         for _, waiting in groups:
             for task in waiting:
@@ -162,6 +169,8 @@ class Cluster:
                 )
 
     def _connect(self, address: str) -> None:
+        if address.startswith("ray://"):
+            raise BenchError(f"{address}: results are not streamed to a Ray client (run this on a node of the cluster)")
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address == _LOCAL:
@@ -192,7 +201,6 @@ class Cluster:
     def _environments(self) -> Iterator[tuple[int, Environment]]:
         """Start all actors; those that come up, with what they are."""
         asked = {}
-        self._why = ""
         for index in range(len(self._spots)):
             asked[self._actor(index).environment.remote()] = index
         end = time.monotonic() + _START_S
@@ -200,6 +208,7 @@ class Cluster:
             ready, _ = self._ray.wait(list(asked), num_returns=1, timeout=max(0.0, end - time.monotonic()))
             if not ready:
                 return
+            end = min(end, time.monotonic() + _MORE_S)
             index = asked.pop(ready[0])
             try:
                 yield index, self._ray.get(ready[0])

@@ -28,7 +28,7 @@ class Lost(Exception):
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster.__new__(Cluster)
     found._spots = [_Spot(f"node{n}", f"10.0.0.{n}", "cpu", 1.0) for n in range(3)]
-    found._actors, found._closed, found._own = {}, False, False
+    found._actors, found._closed, found._own, found._why = {}, False, False, ""
     found._ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=Lost), is_initialized=lambda: False)
     return found
 
@@ -68,7 +68,8 @@ def test_a_device_that_dies_again_and_again_takes_no_more_and_what_is_left_is_sa
     actor = SimpleNamespace(work=SimpleNamespace(options=lambda **_: SimpleNamespace(remote=die)))
     monkeypatch.setattr(cluster, "_environments", lambda: iter([(0, LARGE)]))
     monkeypatch.setattr(cluster, "_actor", lambda index: actor)
-    found = list(cluster.work(lambda *_: tasks(5), None, lambda: 0.0))[1:]
+    _, missing, *found = list(cluster.work(lambda *_: tasks(5), None, lambda: 0.0))
+    assert missing == LeftOut(0, "2 of 3 devices of the Ray cluster do not take part: busy, or not up yet")
     assert all(isinstance(one, LeftOut) and one.count == 1 for one in found)
     whys = [one.why for one in found if isinstance(one, LeftOut)]
     assert len(whys) == 5
