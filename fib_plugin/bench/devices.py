@@ -40,6 +40,15 @@ def host_devices() -> list[str]:
     return [f"cuda:{index}" for index in range(count)] if count > 1 else ["cuda"] if count else ["cpu"]
 
 
+def missing_devices(names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that this host does not have."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = {"cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))}
+    return [name for name in names if name not in known]
+
+
 def spread(seats: Sequence[Seat[Task, Found]]) -> Iterator[Found]:
     """Do every task once, on whichever device is free; what is found comes out in the order in which it is found.
 

@@ -15,7 +15,7 @@ from fib_plugin import ops
 from fib_plugin.bench.builds import Builds
 from fib_plugin.bench.child import Place, physical_cores
 from fib_plugin.bench.desk import Desk
-from fib_plugin.bench.devices import Seat, host_devices, spread
+from fib_plugin.bench.devices import Seat, host_devices, missing_devices, spread
 from fib_plugin.bench.results import BenchResult, evaluation_hash
 from fib_plugin.bench.selection import Batch, BenchError, drop_foreign, drop_measured, select, why_nothing
 from fib_plugin.bench.task import Found, LeftOut, Task
@@ -134,6 +134,11 @@ def run_bench(
     Raises:
         BenchError: nothing matches what was asked, or the cluster cannot be used.
     """
+    unknown = missing_devices(devices) if devices and ray is None else []
+    if unknown:
+        raise BenchError(
+            f"this host has no device {', '.join(unknown)} (it has {', '.join(sorted({*host_devices(), 'cpu'}))})"
+        )
     batches = list(select(traceset, definitions, solutions, workloads, op_type, author, candidates))
     if not batches:
         raise BenchError(why_nothing(traceset, definitions, solutions, op_type, author))
