@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from fib_plugin.adapter import Target
 from fib_plugin.cli import app
+from fib_plugin.cli.doctor import _misfits
 from fib_plugin.dispatch.quarantine import Quarantine, Record
-from fib_plugin.doctor import look_at_hooks
+from fib_plugin.doctor import Hook, look_at_hooks
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +112,20 @@ def test_a_target_for_other_versions_is_a_problem_only_where_no_other_fits(
     adapters([toy_engine.adapter(targets=targets)])
     for _ in toy_engine.engine(tmp_path / "site", monkeypatch):
         assert tuple(hook.state for hook in look_at_hooks("toy")) == states
+
+
+@pytest.mark.parametrize(
+    ("states", "wrong"),
+    [
+        (("found", "for other versions", "optional"), False),
+        (("found", "version differs"), False),
+        (("version differs", "version differs"), True),
+        (("found", "missing"), True),
+        (("found", "signature differs"), True),
+    ],
+)
+def test_a_hook_that_does_not_fit_is_an_error_and_one_op_too_few_in_this_version_is_none(
+    states: tuple[str, ...], wrong: bool
+) -> None:
+    other = Hook("other.op", "other.ops:f", "found")
+    assert _misfits([*(Hook(f"toy.op{n}", "toy.ops:f", state) for n, state in enumerate(states)), other]) is wrong

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fib_plugin.adapter import DIFFERS, OTHER
 from fib_plugin.dispatch.reason import REMEDIES
-from fib_plugin.doctor import Report, examine
+from fib_plugin.doctor import Hook, Report, examine
 from fib_plugin.settings import SettingsError, load
 
 console = Console()
@@ -24,7 +24,7 @@ def doctor(
 ) -> None:
     """Checks engines, hooks, switches and dataset, and says what would be substituted here.
 
-    Exits with 1 when a hook of an installed engine does not fit.
+    Exits with 1 when a hook of an installed engine does not fit, or none is for its version.
     """
     try:
         settings = load()
@@ -36,8 +36,17 @@ def doctor(
         typer.echo(json.dumps(report.to_dict()))
     else:
         _show(report)
-    if any(hook.state in ("missing", "signature differs", DIFFERS) for hook in report.hooks):
+    if _misfits(report.hooks):
         raise typer.Exit(1)
+
+
+def _misfits(hooks: list[Hook]) -> bool:
+    """Whether a hook is not what its adapter expects, or an engine's version is one that no adapter is for."""
+    by_engine: dict[str, list[str]] = {}
+    for hook in hooks:
+        by_engine.setdefault(hook.adapter.partition(".")[0], []).append(hook.state)
+    unsupported = any(all(state == DIFFERS for state in states) for states in by_engine.values())
+    return unsupported or any(hook.state in ("missing", "signature differs") for hook in hooks)
 
 
 def _show(report: Report) -> None:

@@ -127,11 +127,11 @@ def test_status_counts_calls_and_says_why_nothing_was_substituted(captured_llama
 
 
 def test_targets_of_the_installed_vllm_are_all_patched(captured_llama) -> None:
+    """Those of ops that ran; what is for another device or kind of model waits for a module that is not imported."""
+    ran = {*captured_llama.results["status"]["ops"], "vllm.compile_cache"}
     for target in captured_llama.results["status"]["targets"]:
-        if "cpu_moe" in target["target"]:
-            assert target["state"] == "waiting"
-        else:
-            assert target["state"] == "patched", target
+        fits = ("patched",) if target["adapter"] in ran else ("patched", "waiting", "for other versions")
+        assert target["state"] in fits, target
 
 
 @pytest.fixture(scope="module")
