@@ -95,6 +95,8 @@ def reason(log: str) -> str:
         return ""
     if any(line.startswith("Traceback (") for line in lines):
         return lines[-1]
+    if lines[0].endswith(":") and len(lines) > 1:
+        return f"{lines[0]} {lines[1]}"
     return next((line for line in lines if " error: " in line), lines[0])
 
 

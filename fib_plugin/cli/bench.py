@@ -47,7 +47,7 @@ def bench(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[SOLUTION]...",
+            metavar="SOLUTION",
             help="Folders with a solution.toml, or Solution JSON files, to bench as they are; none: the dataset's.",
         ),
     ] = None,

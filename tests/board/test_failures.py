@@ -103,6 +103,7 @@ def test_json_has_them_beside_the_numbers(traces: TraceSet) -> None:
     ("log", "line"),
     [
         ("", ""),
+        ("3 of 9 wrong, the first:\n  [0] 1 expected 2\n  [1]", "3 of 9 wrong, the first: [0] 1 expected 2"),
         ("no answer within 5 s; the process was killed", "no answer within 5 s; the process was killed"),
         ("Traceback (most recent call last):\n  File x\nKeyError: 1\n--- output ---\nhello", "KeyError: 1"),
         ("g++ failed (see the log)\nkernel.cpp:3:1: error: expected ';'\nmore", "kernel.cpp:3:1: error: expected ';'"),
