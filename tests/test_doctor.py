@@ -73,6 +73,15 @@ def test_measurements_of_other_hardware_are_said_to_decide(environment: pytest.M
     assert told(report, "FIB_APPLY_ANY_HARDWARE")
 
 
+def test_flashinfers_own_substitution_beside_ours_is_said(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FLASHINFER_TRACE_APPLY", "1")
+    assert not told(doctor(), "FLASHINFER_TRACE_APPLY")
+    environment.setenv("FIB_ENABLE_APPLY", "1")
+    assert told(doctor(), "FLASHINFER_TRACE_APPLY")
+    environment.setenv("FLASHINFER_TRACE_APPLY", "0")
+    assert not told(doctor(), "FLASHINFER_TRACE_APPLY")
+
+
 def test_quarantined_solutions_are_counted(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "cache" / "quarantine")
     for hardware in ("here", "there"):

@@ -31,6 +31,16 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "gqa_paged_prefill_causal_h8_kv2_d16_ps64",
         ["total_q", "num_pages", "len_indptr", "num_kv_indices"],
     ),
+    "gqa_ragged_prefill": (
+        {"num_qo_heads": 8, "num_kv_heads": 2, "head_dim": 16},
+        "gqa_ragged_prefill_causal_h8_kv2_d16",
+        ["total_q", "total_kv", "len_indptr"],
+    ),
+    "mla_paged_decode": (
+        {"num_qo_heads": 16},
+        "mla_paged_decode_h16_ckv512_kpe64_ps1",
+        ["batch_size", "num_pages", "len_indptr", "num_kv_indices"],
+    ),
     "moe": (
         {"topk": 2, "num_experts": 4, "hidden_size": 8, "intermediate_size": 6},
         "moe_topk2_e4_h8_i6",

@@ -291,3 +291,40 @@ def test_each_row_is_filtered_by_its_own_parameters() -> None:
     samples = torch.stack([run(PROBS.expand(2, 5), torch.tensor([1, 5], dtype=torch.int32)) for _ in range(60)])
     assert set(samples[:, 0].tolist()) == {1}
     assert len(set(samples[:, 1].tolist())) > 2
+
+
+def test_ragged_prefill_is_paged_prefill_of_the_same_tokens() -> None:
+    constants: dict[str, Any] = {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 8, "dtype": "float32"}
+    q, k, v = normal(6, 4, 8), normal(12, 2, 8, seed=1), normal(12, 2, 8, seed=2)
+    queries, lengths = torch.tensor([0, 2, 2, 6], dtype=torch.int32), torch.tensor([0, 5, 5, 12], dtype=torch.int32)
+    found = reference("gqa_ragged_prefill", **constants)(q, k, v, queries, lengths, 0.3)
+    pages = torch.arange(12, dtype=torch.int32)
+    paged = reference("gqa_paged_prefill", **constants)(q, k[:, None], v[:, None], queries, lengths, pages, 0.3)
+    assert_near(found[0], paged[0])
+    assert_near(found[1], paged[1])
+
+
+@DTYPES
+def test_mla_decode_attends_with_both_parts_and_mixes_the_latent(dtype: torch.dtype) -> None:
+    heads, latent, rotary, lengths = 3, 16, 4, (4, 0, 7)
+    run = reference("mla_paged_decode", num_qo_heads=heads, head_dim_ckv=latent, head_dim_kpe=rotary, dtype=name(dtype))
+    q, q_pe = normal(3, heads, latent, dtype=dtype), normal(3, heads, rotary, dtype=dtype, seed=1)
+    ckv, kpe = normal(20, 1, latent, dtype=dtype, seed=2), normal(20, 1, rotary, dtype=dtype, seed=3)
+    indptr = torch.tensor([0, 4, 4, 11], dtype=torch.int32)
+    pages = torch.randperm(20, generator=torch.Generator().manual_seed(4))[:11].to(torch.int32)
+    output, lse = run(q, q_pe, ckv, kpe, indptr, pages, 0.2)
+    assert output.dtype == dtype
+    for row, length in enumerate(lengths):
+        if not length:
+            assert not output[row].any()
+            assert bool(lse[row].isneginf().all())
+            continue
+        chosen = pages[int(indptr[row]) : int(indptr[row + 1])].long()
+        keys = torch.cat((ckv[chosen, 0], kpe[chosen, 0]), dim=-1).double()
+        query = torch.cat((q[row], q_pe[row]), dim=-1).double()
+        expected = F.scaled_dot_product_attention(
+            query[:, None], keys.expand(heads, -1, -1), ckv[chosen, 0].double().expand(heads, -1, -1), scale=0.2
+        )
+        assert_near(output[row], expected[:, 0])
+        weights = (query @ keys.T * 0.2).exp().sum(dim=-1)
+        torch.testing.assert_close(lse[row].double(), weights.log2(), atol=1e-4, rtol=1e-4)

@@ -1,0 +1,5 @@
+import flashinfer
+
+
+def run(x):
+    return flashinfer.activation.silu_and_mul(x)
