@@ -33,7 +33,7 @@ class Norm(LibraryAdapter):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._originals: dict[str, Callable[..., Any]] = {}
-        engine = {"rmsnorm": self._rmsnorm, "fused_add_rmsnorm": self._fused_add_rmsnorm}
+        engine: dict[str, Callable[..., Any]] = {"rmsnorm": self._rmsnorm, "fused_add_rmsnorm": self._fused_add_rmsnorm}
         self.calls = LiveNorm(runtime, self.name, engine)
 
     def displaced(self, definition: Definition) -> str:
