@@ -4,9 +4,10 @@
 
 Phases, each written to the report as it ends, so that a call that is cut off loses none that is done:
   capture   a traced engine decodes each batch; the linear layers' workloads are in the dataset
-  bench     shipped solutions packed for what was captured, benchmarked within --bench-budget, the passed ones trusted
+  compile   shipped solutions packed for what was captured, and compiled
+  bench     benchmarked within --bench-budget, the passed ones trusted
   decode    a stock engine and one with apply on, side by side, decode each batch in turns; greedy tokens compared
-With --dataset the first two are left out and that dataset's measurements decide (its fib.lock: --lock). --work keeps
+With --dataset the first three are left out and that dataset's measurements decide (its fib.lock: --lock). --work keeps
 dataset, compiled code and kernels, so that a second call is quicker. A ratio is stock's time over apply's: more than 1
 is a win. --tiny tries all of it on a CPU engine with a toy model.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_engine import engine
-from gpu_prepare import prepare
+from gpu_prepare import bench_all, compile_all
 
 from fib_plugin.compare.ratios import ratios
 from fib_plugin.compare.turns import in_turns
@@ -40,8 +41,13 @@ STEPS = 16
 
 def main() -> None:
     options = arguments()
-    if options.prepare:
-        prepare(options.dataset, options.lock, options.solutions, len(options.batches), options.bench_budget)
+    if options.part == "compile":
+        print("\n" + json.dumps(compile_all(options.dataset, options.solutions)))
+        return
+    if options.part == "bench":
+        workloads = len(options.batches)
+        found = bench_all(options.dataset, options.lock, options.solutions, workloads, options.bench_budget)
+        print("\n" + json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
         work = (options.work or Path(folder)).absolute()
@@ -67,7 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="a toy model, also on a CPU engine")
     parser.add_argument("--work", type=Path, help="keep what is made here")
     parser.add_argument("--report", type=Path, default=REPORT)
-    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("compile", "bench"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -126,10 +132,11 @@ def run(options: argparse.Namespace, work: Path, report: Report) -> None:
             traced = engine("traced", shape | {"eager": True}, environment | {"FIB_ENABLE_TRACING": "1"})
             with traced:
                 report.add("capture", captured=capture(traced, options.batches))
-            # Where a GPU measures, nothing else may run on it.
+            # Compilers need no device: meanwhile the stock engine comes up. Where a GPU measures, it must be alone.
+            report.add("compile", compile=part("compile", options, dataset, lock, environment))
             stock.ask("start")
             report.add("stock is up", **facts())
-            report.add("bench", bench=bench(options, dataset, lock, work, environment))
+            report.add("bench", bench=part("bench", options, dataset, lock, environment))
         else:
             stock.ask("start")
             report.add("stock is up", **facts())
@@ -155,11 +162,11 @@ def capture(traced: Worker, batches: list[int]) -> dict[str, Any]:
     return {key: found[key] for key in ("seen", "written", "bytes", "dropped", "errors")}
 
 
-def bench(
-    options: argparse.Namespace, dataset: Path, lock: Path, work: Path, environment: dict[str, str]
+def part(
+    name: str, options: argparse.Namespace, dataset: Path, lock: Path, environment: dict[str, str]
 ) -> dict[str, Any]:
     """In a process of its own, whose device memory is free again when it ends."""
-    command = [sys.executable, __file__, "--prepare", "--dataset", str(dataset), "--lock", str(lock)]
+    command = [sys.executable, __file__, "--part", name, "--dataset", str(dataset), "--lock", str(lock)]
     command += ["--batches", ",".join(map(str, options.batches)), "--bench-budget", str(options.bench_budget)]
     command += ["--solutions", *options.solutions] if options.solutions else []
     done = subprocess.run(

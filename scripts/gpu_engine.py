@@ -123,20 +123,25 @@ def serve(options: dict[str, Any]) -> None:
 
 
 def redraw(llm: Any) -> str:
-    """Gives every matrix normal weights, the same in each engine: those of a dummy model make all tokens alike."""
+    """Gives matrices normal weights and norms ones, the same in each engine: a dummy model's make all tokens alike."""
 
     def draw(model: Any) -> int:
         import torch
 
         changed = 0
         for number, (_, weight) in enumerate(model.named_parameters()):
-            if weight.dim() >= 2:
+            if weight.dim() < 2:
+                weight.data.fill_(1.0)
+            else:
                 generator = torch.Generator(device=weight.device).manual_seed(number)
                 weight.data.normal_(std=0.02, generator=generator)
-                changed += 1
+            changed += 1
         return changed
 
-    return f"normal, std 0.02, {llm.apply_model(draw)[0]} matrices"
+    try:
+        return f"matrices normal with std 0.02, norms 1, {llm.apply_model(draw)[0]} parameters"
+    except Exception as error:
+        return f"as a dummy model has them: {error!r}"
 
 
 def runtime() -> Any:

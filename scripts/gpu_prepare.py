@@ -1,39 +1,69 @@
-"""From captured workloads to trusted solutions, without a command line: merge, pack, bench within a budget, trust.
+"""From captured workloads to trusted solutions, without a command line: pack, compile, bench in a budget, trust.
 
 gpu_decode.py runs it in a process of its own. It needs no more than what an engine's host has.
 """
 
 from __future__ import annotations
 
-import json
+import fnmatch
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 
-def prepare(dataset: Path, lock: Path, solutions: list[str] | None, workloads: int, budget: float) -> None:
-    """Prints one JSON object: what was packed, what each benchmark said, what is trusted.
+def compile_all(dataset: Path, solutions: list[str] | None) -> dict[str, Any]:
+    """Packs what is shipped for the captured definitions and compiles what fits this host, on all cores.
 
     Args:
-        solutions: names or globs; None takes all that fit this host.
+        solutions: names or globs; None takes all.
+    """
+    import torch
+
+    from fib_plugin import pack
+    from fib_plugin.build import BuildError, precompile
+    from fib_plugin.dataset import TraceSet, merge
+
+    began = time.monotonic()
+    merge(dataset, every=True)
+    packed: list[str] = []
+    pack.pack(dataset, None, lambda solution, change: packed.append(solution.name))
+    here = "cuda" if torch.cuda.is_available() else "cpp"
+    wanted = [
+        solution
+        for each in TraceSet.from_path(dataset, strict=False).solutions.values()
+        for solution in each
+        if solution.spec.language.value == here
+        and (not solutions or any(fnmatch.fnmatchcase(solution.name, pattern) for pattern in solutions))
+    ]
+    problems: dict[str, str] = {}
+
+    def build(solution: Any) -> None:
+        try:
+            precompile(solution, retry=True)
+        except BuildError as error:
+            problems[solution.name] = str(error)[:500]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(build, wanted))
+    seconds = round(time.monotonic() - began, 1)
+    return {"packed": len(packed), "compiled": len(wanted), "problems": problems, "took_s": seconds}
+
+
+def bench_all(dataset: Path, lock: Path, solutions: list[str] | None, workloads: int, budget: float) -> dict[str, Any]:
+    """Benchmarks, and trusts what passed.
+
+    Args:
         workloads: how many a definition, the most called first.
         budget: seconds for the benchmark; each definition has a share.
     """
-    from fib_plugin import pack
     from fib_plugin.bench import BenchError, run_bench
-    from fib_plugin.dataset import TraceSet, current_environment, load_measurements, merge
+    from fib_plugin.dataset import TraceSet, current_environment, load_measurements
     from fib_plugin.dispatch import trust
 
-    merge(dataset, every=True)
     problems: list[str] = []
-    packed = 0
-
-    def note(*_: object) -> None:
-        nonlocal packed
-        packed += 1
-
-    pack.pack(dataset, None, note)
     traces = TraceSet.from_path(dataset, strict=False)
 
     def tell(progress: Any) -> None:
@@ -58,21 +88,12 @@ def prepare(dataset: Path, lock: Path, solutions: list[str] | None, workloads: i
         s.name: (s, one) for s in contents.solutions.values() if known.refusal(s) is None and (one := known.passed(s))
     }
     added = trust.add(lock, {n: s for n, (s, _) in passed.items()}, {n: one for n, (_, one) in passed.items()})
-    print()
-    print(
-        json.dumps(
-            {
-                "packed": packed,
-                "problems": problems,
-                "trusted": [change.entry.name for change in added],
-                "results": [
-                    row(one)
-                    for one in measured
-                    if one.solution not in contents.solutions or contents.solutions[one.solution].author != "engine"
-                ],
-            }
-        )
-    )
+    own = {name for name, solution in contents.solutions.items() if solution.author == "engine"}
+    return {
+        "problems": problems,
+        "trusted": [change.entry.name for change in added],
+        "results": [row(one) for one in measured if one.solution not in own],
+    }
 
 
 def row(one: Any) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def test_every_option_of_the_prepared_part_is_one_that_the_script_takes(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = [
-        "--prepare",
+        "--part",
+        "bench",
         "--dataset",
         "d",
         "--lock",
@@ -71,4 +72,4 @@ def test_every_option_of_the_prepared_part_is_one_that_the_script_takes(
     ]
     monkeypatch.setattr(sys, "argv", ["gpu_decode.py", *given])
     taken = script.arguments()
-    assert (taken.batches, taken.bench_budget, taken.solutions) == ([1, 4], 5.0, ["a*"])
+    assert (taken.part, taken.batches, taken.bench_budget, taken.solutions) == ("bench", [1, 4], 5.0, ["a*"])
