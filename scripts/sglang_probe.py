@@ -92,6 +92,12 @@ def _snapshot(argument: str) -> dict[str, Any] | None:
     return active.runtime.snapshot() if active is not None else None
 
 
+def _placed(argument: str) -> dict[str, Any]:
+    from gpu_engine import placed
+
+    return placed()
+
+
 def _objects(argument: str) -> dict[str, bool]:
     """By target: whether the function is the engine's own again."""
     return {path: found is _stock.get(path) for path, found in _targets().items()}
@@ -102,5 +108,6 @@ ANSWERS: dict[str, Callable[[str], Any]] = {
     "uninstall": _uninstall,
     "snapshot": _snapshot,
     "objects": _objects,
+    "placed": _placed,
     "pid": lambda argument: os.getpid(),
 }

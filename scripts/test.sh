@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
+bash scripts/setup.sh --engine sglang
 python="$PWD/.venv/bin/python"
 
 "$python" -m ruff check .

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from outcome import Outcome, compare
 from report import console, heading, show_outcome, show_races
-from server import Server, ServerError, race
+from server import Server, ServerError, engine_variables, race
 from traffic import requests
 
 SCRIPTS = Path(__file__).parents[1]
-WORK = SCRIPTS.parent / ".demo"
+NAMES = {"vllm": "vLLM", "sglang": "SGLang"}
 MAKER = SCRIPTS / "make_model.py"
 
 
@@ -34,29 +34,32 @@ class Demo:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.dataset = WORK / "dataset"
-        self.cache = WORK / "cache"
+        self.engine = arguments.engine
+        # Each engine's libraries measure for themselves.
+        self.work = SCRIPTS.parent / (".demo" if self.engine == "vllm" else f".demo-{self.engine}")
+        self.dataset = self.work / "dataset"
+        self.cache = self.work / "cache"
         self.started = time.perf_counter()
 
     def run(self) -> Outcome:
         """All of it."""
         if self.arguments.fresh:
-            shutil.rmtree(WORK, ignore_errors=True)
+            shutil.rmtree(self.work, ignore_errors=True)
         shutil.rmtree(self.cache / "status", ignore_errors=True)
         model = self.model()
-        count, rounds = self.arguments.requests, self.arguments.rounds
-        with Server("stock", model, count, WORK, {}) as stock:
-            capture = WORK / "capture"
+        rounds = self.arguments.rounds
+        with self.server("stock", model) as stock:
+            capture = self.work / "capture"
             shutil.rmtree(capture, ignore_errors=True)
             self.serving("Serve with capture on, from an empty dataset", "FIB_ENABLE_TRACING=1")
             stock.warm_up()
-            with Server("tracing", model, count, WORK, self.switches(capture, "FIB_ENABLE_TRACING")) as tracing:
+            with self.server("tracing", model, **self.switches(capture, "FIB_ENABLE_TRACING")) as tracing:
                 tracing.warm_up()
                 traced = race(stock, tracing, rounds)
             self.captured(capture)
             self.bench(stock.threads)
             self.serving("Serve the same requests with apply on", "FIB_ENABLE_APPLY=1")
-            with Server("apply", model, count, WORK, self.switches(self.dataset, "FIB_ENABLE_APPLY")) as applied:
+            with self.server("apply", model, **self.switches(self.dataset, "FIB_ENABLE_APPLY")) as applied:
                 stock.warm_up()
                 applied.warm_up()
                 substituted = race(stock, applied, rounds)
@@ -68,9 +71,13 @@ class Demo:
         show_outcome(outcome)
         return outcome
 
+    def server(self, name: str, model: Path, **switches: str) -> Server:
+        """An engine process that is not started yet."""
+        return Server(name, model, self.arguments.requests, self.work, switches, self.engine)
+
     def model(self) -> Path:
         """A checkpoint; kept until the script that makes it changes."""
-        path = WORK / f"model-{hashlib.sha256(MAKER.read_bytes()).hexdigest()[:8]}"
+        path = self.work / f"model-{hashlib.sha256(MAKER.read_bytes()).hexdigest()[:8]}"
         heading("A tiny llama with random weights")
         if path.exists():
             console.print(f"kept from the last run: {path}")
@@ -84,7 +91,7 @@ class Demo:
         paths = {
             "FIB_DATASET_PATH": str(dataset),
             "FIB_CACHE_PATH": str(self.cache),
-            "FIB_LOCK_PATH": str(WORK / "fib.lock"),
+            "FIB_LOCK_PATH": str(self.work / "fib.lock"),
         }
         return {**paths, **dict.fromkeys(enabled, "1")}
 
@@ -97,7 +104,9 @@ class Demo:
         console.print(
             f"{self.arguments.requests} requests ({told}), {prompts} prompt tokens; real lengths, scaled down"
         )
-        console.print(f"vLLM on CPU, eager, {switch}; the same rounds are served by a stock engine, turn about")
+        console.print(
+            f"{NAMES[self.engine]} on CPU, eager, {switch}; a stock engine serves the same rounds, turn about"
+        )
 
     def captured(self, capture: Path) -> None:
         """Brings the capture into the dataset and shows it."""
@@ -105,7 +114,7 @@ class Demo:
         self.fib("dataset", "merge", "--into", str(capture))
         self.fib("dataset", "stats", str(capture))
         if not any(capture.glob("workloads/**/*.jsonl")):
-            raise DemoError(f"no workloads were captured; see {WORK / 'logs' / 'tracing.log'}")
+            raise DemoError(f"no workloads were captured; see {self.work / 'logs' / 'tracing.log'}")
         self.fib("dataset", "merge", str(capture), "--into", str(self.dataset), quiet=True)
 
     def bench(self, threads: int) -> None:
@@ -117,7 +126,7 @@ class Demo:
             "the engine's own op, torch and C++ kernels (Triton's need a GPU), with the engine's number of threads"
         )
         console.print(f"({threads}); of each definition the {self.arguments.workloads} sizes that were called most")
-        kinds = ("vllm_*", "*_torch__*", "*_cpp__*")
+        kinds = (f"{self.engine}_*", "*_torch__*", "*_cpp__*")
         options = ["--resume", "--threads", str(threads), "--workloads", str(self.arguments.workloads)]
         self.fib("bench", *options, *(word for kind in kinds for word in ("--solutions", kind)), quiet=True)
         heading("Who is correct and who is fast: fib board")
@@ -130,11 +139,11 @@ class Demo:
         name = "-".join(word for word in arguments[:2] if word.isalpha())
         command = [sys.executable, "-m", "fib_plugin", *arguments]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FIB_")}
-        environment |= {"COLUMNS": str(console.width), **self.switches(self.dataset)}
+        environment |= {"COLUMNS": str(console.width), **engine_variables(self.engine), **self.switches(self.dataset)}
         if not quiet:
             done = subprocess.run(command, env=environment, check=False)
         else:
-            log = WORK / "logs" / f"fib-{name}.log"
+            log = self.work / "logs" / f"fib-{name}.log"
             with log.open("a+") as output:
                 begin = output.tell()
                 done = subprocess.run(command, env=environment, stdout=output, check=False)
@@ -147,7 +156,8 @@ class Demo:
 
 def main() -> int:
     """The demo's exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/demo.sh", description="Capture, benchmark and apply on real vLLM.")
+    parser = argparse.ArgumentParser(prog="scripts/demo.sh", description="Capture, benchmark, apply on a real engine.")
+    parser.add_argument("--engine", choices=tuple(NAMES), default="vllm", help="which one (default vllm)")
     parser.add_argument("--fresh", action="store_true", help="forget earlier captures, measurements and builds")
     parser.add_argument("--requests", type=int, default=48, metavar="N", help="requests a round (default 48)")
     parser.add_argument("--rounds", type=int, default=13, metavar="N", help="timed rounds of each engine (default 13)")
@@ -158,7 +168,7 @@ def main() -> int:
     except (DemoError, ServerError, subprocess.CalledProcessError) as error:
         console.print(f"[red]the loop did not close:[/red] {error}", highlight=False, soft_wrap=True)
         return 1
-    console.print(f"\ntook {time.perf_counter() - demo.started:.0f} s; everything is in {WORK}", highlight=False)
+    console.print(f"\ntook {time.perf_counter() - demo.started:.0f} s; everything is in {demo.work}", highlight=False)
     for failure in outcome.failures:
         console.print(f"[red]the loop did not close:[/red] {failure}", highlight=False, soft_wrap=True)
     if not outcome.failures:

@@ -50,7 +50,7 @@ def show_races(stock: Server, others: Sequence[tuple[Server, Race]]) -> None:
         table.add_row(server.name, *seconds, *warm, f"{result.lowest - 1:+.1%}", f"{result.highest - 1:+.1%}")
     console.print(table)
     console.print(
-        "first round: every size is met for the first time; what vLLM compiles then is kept for the engines after it. "
+        "first round: every size is met for the first time; what an engine compiles then is kept for those after it. "
         "Warm rounds take turns with the stock engine's. Against stock: median of the ratios of neighbouring rounds, "
         "plus is slower.",
         style="dim",

@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 
 ENGINE = Path(__file__).with_name("engine.py")
+#: What SGLang's CPU engine imports and no CPU wheel has.
+STAND_INS = Path(__file__).parents[2] / "tests" / "engines" / "stand_ins"
 _MOST_WARM_UPS = 4
 
 
@@ -33,7 +35,7 @@ class Round:
 
 @dataclass(slots=True)
 class Server:
-    """vLLM in a process of its own; use it in a ``with`` block.
+    """An engine in a process of its own; use it in a ``with`` block.
 
     Args:
         name: of its log file.
@@ -41,6 +43,7 @@ class Server:
         count: how many requests a round has.
         work: folder of logs and of the engine's caches.
         switches: FIB_* variables; without any, the engine is stock.
+        engine: vllm or sglang.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Server:
     count: int
     work: Path
     switches: Mapping[str, str]
+    engine: str = "vllm"
     start_seconds: float = 0.0
     threads: int = 0
     rounds: list[Round] = field(default_factory=list)
@@ -64,14 +68,11 @@ class Server:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("FIB_", "VLLM_"))}
         environment = {
             **clean,
+            **engine_variables(self.engine),
             "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             # One thread, and as many in the benchmark: ops of a tiny model gain nothing from a second one, and where
             # other processes hold its core, the first waits for it a thousand times longer than the op takes.
             "OMP_NUM_THREADS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CACHE_ROOT": str(self.work / "vllm"),
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
             **self.switches,
@@ -79,7 +80,7 @@ class Server:
         started = time.perf_counter()
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, ENGINE, self.model, str(self.count)],
+                [sys.executable, ENGINE, self.engine, self.model, str(self.count)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -145,6 +146,19 @@ class Server:
             raise ServerError("\n".join([f"the {self.name} engine ended; its log {self.log} closes with:", *lines]))
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def engine_variables(engine: str) -> dict[str, str]:
+    """What an engine, and a benchmark of its ops, must find in the environment on a CPU machine."""
+    if engine == "sglang":
+        paths = (str(STAND_INS), os.environ.get("PYTHONPATH", ""))
+        return {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "SGLANG_USE_CPU_ENGINE": "1"}
+    return {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,9 @@ class Sglang:
             **job.get("llm", {}),
         )
 
-    def generate(self, prompts: Sequence[str], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
-        ids = [[int(word[1:]) for word in prompt.split()] for prompt in prompts]
+    def generate(self, prompts: Sequence[list[int]], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
         params = [{"max_new_tokens": 8, "ignore_eos": True, **_named(sampling)} for sampling in samplings]
-        outputs = self.engine.generate(input_ids=ids, sampling_params=params)
+        outputs = self.engine.generate(input_ids=list(prompts), sampling_params=params)
         return [list(output["output_ids"]) for output in outputs]
 
     def mark(self, mark: str) -> None:

@@ -20,10 +20,15 @@ PROMPTS = ["w5 w6 w7 w8", "w9 w10 w11", "w12 w13 w14 w15 w16 w17 w18"]
 GREEDY = {"temperature": 0.0}
 
 
+def token_ids(prompt: str) -> list[int]:
+    """``w12`` is token 12; no tokenizer is asked, since those of engines may differ."""
+    return [int(word[1:]) for word in prompt.split()]
+
+
 class Driven(Protocol):
     """A running engine."""
 
-    def generate(self, prompts: Sequence[str], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
+    def generate(self, prompts: Sequence[list[int]], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
         """The eight tokens after each prompt."""
 
     def mark(self, mark: str) -> None:
@@ -47,7 +52,7 @@ def drive(engine: Driven, job: dict[str, Any], results: dict[str, Any]) -> None:
             sampling = step.get("sampling", {})
             each = sampling if isinstance(sampling, list) else [sampling] * len(prompts)
             engine.mark(step.get("mark", ""))
-            results[step["generate"]] = engine.generate(prompts, [{**GREEDY, **one} for one in each])
+            results[step["generate"]] = engine.generate(list(map(token_ids, prompts)), [{**GREEDY, **s} for s in each])
         elif "uninstall" in step:
             engine.uninstall()
         elif "objects" in step:

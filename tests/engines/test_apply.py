@@ -6,7 +6,7 @@ import pytest
 
 from engines.conftest import CERTAIN, SAMPLINGS, samplings
 from engines.forge import forge
-from engines.steps import PROMPTS
+from engines.steps import PROMPTS, token_ids
 
 pytestmark = pytest.mark.engine
 
@@ -143,7 +143,7 @@ def test_in_float32_the_tokens_are_those_of_transformers(served, checkpoint) -> 
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint("llama"), dtype=torch.float32).eval()
     for prompt, got in zip(PROMPTS, served.results["right gemm"], strict=True):
-        ids = torch.tensor([[int(word[1:]) for word in prompt.split()]])
+        ids = torch.tensor([token_ids(prompt)])
         with torch.no_grad():
             for _ in range(len(got)):
                 ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1, keepdim=True)], 1)

@@ -50,11 +50,13 @@ class Vllm:
             **job.get("llm", {}),
         )
 
-    def generate(self, prompts: Sequence[str], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
+    def generate(self, prompts: Sequence[list[int]], samplings: Sequence[dict[str, Any]]) -> list[list[int]]:
         from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
 
         params = [SamplingParams(max_tokens=8, ignore_eos=True, **sampling) for sampling in samplings]
-        outputs = self.llm.generate(list(prompts), params, use_tqdm=False)
+        given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        outputs = self.llm.generate(given, params, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     def mark(self, mark: str) -> None:
