@@ -76,7 +76,7 @@ def _mark(argument: str) -> None:
     os.environ["FIB_TEST_MARK"] = argument
     for name, flag in vars(sys.modules.get("fib_marks", types.ModuleType("none"))).items():
         if not name.startswith("__"):
-            flag.fill_(1.0 if argument in (name, "all") else 0.0)
+            flag.fill_(1.0 if argument in (name, "all") else 0.0).item()  # on the device before the next replay
 
 
 def _uninstall(argument: str) -> None:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sglang_probe
 
 from engines.forge import lock_of
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-import sglang_probe
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "scripts"

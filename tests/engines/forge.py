@@ -11,10 +11,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from gpu_marks import resized, won
+
 from fib_plugin import ops
-from fib_plugin.dataset import Measurement, TraceSet, append_measurements, current_environment
+from fib_plugin.dataset import TraceSet, append_measurements
 from fib_plugin.dispatch.trust import add
-from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile, content_hash
+from fib_plugin.schema import BuildSpec, Definition, Language, Solution, SourceFile
 
 #: A watermark adds a constant to every other column of the first output (to all of them, it would leave the argmax of
 #: logits alone); samples move to another token.
@@ -70,7 +72,6 @@ def forge(captured: Path, into: Path, solution=marked_solution, sizes: Iterable[
     """
     shutil.copytree(captured, into)
     traces = TraceSet.from_path(into)
-    environment = current_environment()
     for name, definition in list(traces.definitions.items()):
         made = solution(definition)
         if made is None:
@@ -78,42 +79,11 @@ def forge(captured: Path, into: Path, solution=marked_solution, sizes: Iterable[
         traces.add_solution(made)
         baseline = next(s for s in traces.solutions[name] if s.author == "engine")
         captured_axes = [trace.workload.axes for trace in traces.workloads[name]]
-        other_axes = [_resized(definition, axes, size) for axes in captured_axes for size in sizes]
-        measurements = [
-            Measurement(
-                run="forged",
-                definition=name,
-                axes=axes,
-                workload=str(sorted(axes.items())),
-                solution=made.name,
-                solution_hash=content_hash(made),
-                baseline=baseline.name,
-                baseline_hash=content_hash(baseline),
-                status="PASSED",
-                solution_ms=1.0,
-                baseline_ms=2.0,
-                ratio=2.0,
-                ratio_low=1.9,
-                hardware=environment.hardware,
-                libs=environment.libs,
-                timestamp="2026-01-01T00:00:00+00:00",
-            )
-            for axes in (*captured_axes, *other_axes)
-        ]
+        other_axes = [resized(definition, axes, size) for axes in captured_axes for size in sizes]
+        measurements = won(made, baseline, (*captured_axes, *other_axes))
         append_measurements(into, definition.op_type, measurements)
         add(lock_of(into), {made.name: made}, {})
     return into
-
-
-def _resized(definition: Definition, axes: dict[str, int], size: int) -> dict[str, int]:
-    """The axes of a call of another size whose requests are as long as those of ``axes``."""
-    family = ops.family_of(definition)
-    assert family is not None
-    changed = {**axes, family.key_axes[0]: size}
-    if family.family == "gqa_paged_decode":
-        mean = axes["num_kv_indices"] // (axes["len_indptr"] - 1)
-        changed |= {"len_indptr": size + 1, "num_kv_indices": size * mean}
-    return changed
 
 
 def lock_of(dataset: Path) -> Path:
