@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_marks import MOST_ROWS, prove
-from gpu_sglang_engine import engine
+from gpu_sglang_engine import STAND_INS, engine
 from make_model import VOCABULARY, make
 
 from fib_plugin.compare.ratios import ratios
@@ -62,6 +63,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a CPU engine and its sizes")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args()
+    if options.tiny:
+        sys.path.insert(0, str(STAND_INS))
     with tempfile.TemporaryDirectory() as folder:
         Run(options, Path(folder)).all()
 

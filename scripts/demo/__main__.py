@@ -82,7 +82,8 @@ class Demo:
         if path.exists():
             console.print(f"kept from the last run: {path}")
         else:
-            subprocess.run([sys.executable, MAKER, path], check=True, stderr=subprocess.DEVNULL)
+            environment = {**os.environ, **engine_variables(self.engine)}
+            subprocess.run([sys.executable, MAKER, path], check=True, stderr=subprocess.DEVNULL, env=environment)
             console.print(f"made {path}")
         return path
 

@@ -59,7 +59,7 @@ def test_raising_experts_are_answered_by_the_engine(served) -> None:
 def test_ops_without_a_proven_solution_are_not_patched(served) -> None:
     status = served.results["before raising"]
     assert set(status["ops"]) == {f"{served.engine}.moe"}
-    support = {"vllm.compile_cache", "vllm.metrics"} if served.engine == "vllm" else set()
+    support = {f"{served.engine}.metrics"} | ({"vllm.compile_cache"} if served.engine == "vllm" else set())
     assert {target["adapter"] for target in status["targets"]} == {f"{served.engine}.moe", *support}
     assert any(f"{served.engine}.norm: not installed" in note for note in status["notes"])
 

@@ -1,4 +1,4 @@
-"""The page that several API servers of one vLLM share shows the plugin's metrics beside vLLM's."""
+"""The page that several processes of one engine share shows the plugin's metrics beside the engine's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("prometheus_client")
-from fib_plugin.adapters.vllm.metrics import Metrics
+from fib_plugin.adapters.live.metrics import SharedPage
+from fib_plugin.adapters.sglang.metrics import Metrics as OfSglang
+from fib_plugin.adapters.vllm.metrics import Metrics as OfVllm
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -19,6 +21,16 @@ from fib_plugin.adapter import Engine, check
 from fib_plugin.patch import Installation
 
 ORIGINAL = MultiProcessCollector.collect
+VERSIONS = {OfVllm: "0.32.0", OfSglang: "0.5.18"}
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[SharedPage]:
+    """The adapter in a process that has its engine."""
+    version = VERSIONS[request.param]
+    monkeypatch.setattr(Engine, "version", lambda engine: version)
+    found: type[SharedPage] = request.param
+    return found
 
 
 @pytest.fixture
@@ -29,10 +41,8 @@ def runtime(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def installation(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    """The adapter in a process that has vLLM 0.32."""
-    monkeypatch.setattr(Engine, "version", lambda engine: "0.32.0")
-    installation = Installation([Metrics(runtime)])
+def installation(runtime: Any, kind: type[SharedPage]) -> Iterator[Installation]:
+    installation = Installation([kind(runtime)])
     installation.install()
     yield installation
     installation.uninstall()
@@ -47,9 +57,9 @@ def page(folder: Path) -> list[str]:
     return [line for line in generate_latest(registry).decode().splitlines() if line.startswith("fib_q")]
 
 
-def test_the_adapter_is_declared_well() -> None:
-    check(Metrics)
-    assert Metrics.support
+def test_the_adapter_is_declared_well(kind: type[SharedPage]) -> None:
+    check(kind)
+    assert kind.support
 
 
 def test_every_page_shows_what_is_exposed(installation: Installation, runtime: Any, tmp_path: Path) -> None:
@@ -62,7 +72,7 @@ def test_every_page_shows_what_is_exposed(installation: Installation, runtime: A
 def test_the_engines_own_metrics_stay_first(installation: Installation, runtime: Any, tmp_path: Path) -> None:
     metrics.expose(runtime)
     own = [SimpleNamespace(name="vllm:one")]
-    collect = Metrics(runtime).collect(lambda collector: own)
+    collect = OfVllm(runtime).collect(lambda collector: own)
     names = [family.name for family in collect(object())]
     assert names[0] == "vllm:one"
     assert "fib_quarantined" in names
@@ -82,9 +92,9 @@ def test_uninstalled_the_collector_is_the_engines_own_object(
     assert page(tmp_path) == []
 
 
-def test_a_replacement_that_the_engine_kept_falls_silent(runtime: Any) -> None:
+def test_a_replacement_that_the_engine_kept_falls_silent(runtime: Any, kind: type[SharedPage]) -> None:
     metrics.expose(runtime)
-    adapter = Metrics(runtime)
+    adapter = kind(runtime)
     kept = adapter.collect(lambda collector: [])
     assert kept(object()) != []
     adapter.live = False
