@@ -195,19 +195,19 @@ class Run:
         traced.ask("start")
         for samplings in (None, *SAMPLED.values()):
             traced.ask("generate", BATCH, TOKENS, LENGTH, samplings)
-        stock = traced.ask("generate", BATCH, TOKENS, LENGTH)
+        stock = traced.ask("generate", 1, TOKENS, LENGTH)
         self.close("traced", "eager")
         marked, proven = self.proven("traced", "marked")
         lm_head = next(name for name in proven if name.startswith("gemm") and f"_n{VOCABULARY}_" in name)
         found = {name: self.mark(marked, name, SAMPLED.get(name)) for name in (*DENSE, *SAMPLED)}
         found["lm_head"] = self.mark(marked, lm_head, None)
-        right = marked.ask("generate", BATCH, TOKENS, LENGTH)
+        right = marked.ask("generate", 1, TOKENS, LENGTH)
         return self.finished("marked", found) | {"tokens_as_stock": _same(stock, right)}
 
     def moe(self) -> dict[str, Any]:
         traced = self.engines["traced moe"]
         traced.ask("start")
-        traced.ask("generate", BATCH, TOKENS, LENGTH)
+        traced.ask("generate", 1, TOKENS, LENGTH)
         self.close("traced moe")
         marked, _ = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
         return self.finished("marked moe", {"moe": self.mark(marked, "moe", None)})
@@ -219,7 +219,8 @@ class Run:
         dataset = self.folder / f"{name}.dataset"
         shutil.copytree(self.folder / f"{source}.dataset", dataset)
         merge(dataset, every=True)
-        proven = prove(dataset, dataset.parent / f"{dataset.name}.lock", range(1, MOST_ROWS + 1))
+        sizes = (*range(1, MOST_ROWS + 1), *(number * TOKENS for number in range(1, BATCH + 1)))
+        proven = prove(dataset, dataset.parent / f"{dataset.name}.lock", sizes)
         switches = {"FIB_ENABLE_APPLY": "1", "FIB_PROBATION": "0", **variables}
         worker = self.start(name, dataset, kind, variables=switches)
         worker.ask("start")
@@ -227,18 +228,22 @@ class Run:
         return worker, proven
 
     def mark(self, worker: Worker, name: str, samplings: list[dict[str, Any]] | None) -> dict[str, Any]:
-        """Tokens without the mark, with it, and without it again."""
+        """Tokens without the mark, with it, and without it again.
+
+        Alone, a request is served the same way every time; where samplers need others beside it, they may be put
+        together otherwise, and in bfloat16 that may tip a token.
+        """
         tokens = []
         for mark in ("", name, ""):
             worker.ask("mark", mark)
-            made = worker.ask("generate", BATCH, TOKENS, LENGTH, samplings)
-            tokens.append(made[:CERTAIN] if samplings else made)
-        changed = _same(tokens[0], tokens[1])
+            made = worker.ask("generate", BATCH if samplings else 1, TOKENS, LENGTH, samplings)
+            tokens.append(made[:CERTAIN])
+        marked, back = _same(tokens[0], tokens[1]), _same(tokens[0], tokens[2])
         found = {
-            "changed": changed["of"] - changed["equal"],
-            "of": changed["of"],
+            "of": marked["of"],
+            "changed": marked["of"] - marked["equal"],
+            "not_back": back["of"] - back["equal"],
             "first_tokens_changed": sum(a[0] != b[0] for a, b in zip(tokens[0], tokens[1], strict=True)),
-            "back": tokens[0] == tokens[2],
         }
         print(f"  {name}: {found}", flush=True)
         return found
@@ -247,7 +252,7 @@ class Run:
         worker = self.engines[name]
         status = worker.ask("status")
         told = {
-            "every_op_marked": all(each["changed"] and each["back"] for each in found.values()),
+            "every_op_marked": all(each["changed"] > each["not_back"] for each in found.values()),
             "ops": found,
             "substituted": {op: [line["substituted"], line["calls"]] for op, line in status["ops"].items()},
             "fallbacks": {op: line["fallbacks"] for op, line in status["ops"].items()},

@@ -49,7 +49,12 @@ def serve(options: dict[str, Any]) -> None:
         model, load = tempfile.mkdtemp(), "dummy"
         config = LLAMA_8B | {"num_hidden_layers": options["layers"]}
         (Path(model) / "config.json").write_text(json.dumps(config))
-    device: dict[str, Any] = {"dtype": "bfloat16", "attention_backend": "flashinfer", "sampling_backend": "flashinfer"}
+    device: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "attention_backend": "flashinfer",
+        "sampling_backend": "flashinfer",
+        "cuda_graph_max_bs_decode": 64,
+    }
     if options.get("tiny"):
         device = {
             "device": "cpu",
@@ -66,7 +71,6 @@ def serve(options: dict[str, Any]) -> None:
         max_total_tokens=options["tokens"],
         max_running_requests=64,
         context_length=512,
-        cuda_graph_max_bs=64,
         disable_cuda_graph=options.get("eager", False) or options.get("tiny", False),
         disable_radix_cache=True,
         random_seed=0,
