@@ -54,27 +54,24 @@ def serve(options: dict[str, Any]) -> None:
         "attention_backend": "flashinfer",
         "sampling_backend": "flashinfer",
         "cuda_graph_max_bs_decode": 64,
+        "skip_tokenizer_init": True,
+        "grammar_backend": "none",
+        "mem_fraction_static": options["share"],
+        "disable_cuda_graph": options.get("eager", False),
+        "disable_radix_cache": True,
+        "random_seed": 0,
+        "log_level": "warning",
     }
     if options.get("tiny"):
-        device = {
-            "device": "cpu",
-            "dtype": "float32",
-            "attention_backend": "torch_native",
-            "sampling_backend": "pytorch",
-        }
+        from sglang_cpu import OPTIONS
+
+        device = OPTIONS
     llm = sglang.Engine(
         model_path=model,
         load_format=load,
-        skip_tokenizer_init=True,
-        grammar_backend="none",
-        mem_fraction_static=options["share"],
         max_total_tokens=options["tokens"],
         max_running_requests=64,
         context_length=512,
-        disable_cuda_graph=options.get("eager", False) or options.get("tiny", False),
-        disable_radix_cache=True,
-        random_seed=0,
-        log_level="warning",
         **device,
     )
 

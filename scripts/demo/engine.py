@@ -48,23 +48,14 @@ def vllm(model: Path) -> Generate:
 def sglang(model: Path) -> Generate:
     """SGLang, whose model runs in a scheduler process of its own."""
     import sglang
+    from sglang_cpu import OPTIONS
 
     llm = sglang.Engine(
         model_path=str(model),
-        device="cpu",
-        dtype="float32",  # see vllm
-        skip_tokenizer_init=True,
-        attention_backend="torch_native",
-        sampling_backend="pytorch",
-        grammar_backend="none",
-        disable_cuda_graph=True,
-        disable_radix_cache=True,
         context_length=CONTEXT,
         max_total_tokens=REQUESTS_AT_ONCE * CONTEXT,
         max_running_requests=REQUESTS_AT_ONCE,
-        mem_fraction_static=0.2,
-        random_seed=0,
-        log_level="error",
+        **OPTIONS,
     )
 
     def generate(wanted: list[Request], sampling: dict[str, Any]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sglang_cpu import OPTIONS
 from sglang_probe import ask
 from steps import drive
 
@@ -24,21 +25,11 @@ class Sglang:
 
         self.engine = sglang.Engine(
             model_path=job["model"],
-            device="cpu",
-            dtype="float32",
-            skip_tokenizer_init=True,
-            attention_backend="torch_native",
-            sampling_backend="pytorch",
-            grammar_backend="none",
-            disable_cuda_graph=True,
-            disable_radix_cache=True,
             disable_overlap_schedule=True,
             context_length=256,
             max_total_tokens=1024,
             max_running_requests=4,
-            mem_fraction_static=0.2,
-            random_seed=0,
-            log_level="error",
+            **OPTIONS,
             **job.get("llm", {}),
         )
 
