@@ -120,7 +120,7 @@ def drive(workspace: Path, checkpoint):
         )
         dataset = dataset or workspace / f"{name}.dataset"
         cache = workspace / f"{name}.cache"
-        python, own = _vllm_process(workspace) if engine == "vllm" else sglang_process(workspace, preimport)
+        python, own = engine_process(engine, workspace, preimport)
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("FIB_", "VLLM_", "SGLANG_"))}
         environment = {
             **clean,
@@ -140,6 +140,11 @@ def drive(workspace: Path, checkpoint):
         return Outcome(results, done.stdout + done.stderr, dataset, cache, done.returncode, engine)
 
     return drive
+
+
+def engine_process(engine: str, workspace: Path, stock: bool = False) -> tuple[str, dict[str, str]]:
+    """The Python that has the engine, and its variables; ``stock``: see sglang_process."""
+    return _vllm_process(workspace) if engine == "vllm" else sglang_process(workspace, stock)
 
 
 def _vllm_process(workspace: Path) -> tuple[str, dict[str, str]]:

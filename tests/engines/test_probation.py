@@ -1,15 +1,19 @@
-"""Probation in a real vLLM: wrong solutions never answer, right and slow ones neither, right and fast ones do."""
+"""Probation in real engines: wrong solutions never answer, right and slow ones neither, right and fast ones do."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from engines.conftest import SAMPLINGS
+from engines.conftest import CERTAIN, SAMPLINGS, engine_process, samplings
 from engines.forge import forge, marked_solution
 from fib_plugin import ops
-from fib_plugin.build import precompile
 from fib_plugin.dataset import TraceSet, load_measurements
 from fib_plugin.pack import pack
+from fib_plugin.schema import Solution
 
 pytestmark = pytest.mark.engine
 
@@ -18,36 +22,48 @@ FAMILIES = ("rmsnorm", "fused_add_rmsnorm", "silu_and_mul", "rope", "gemm", "gqa
 FAST = ("rmsnorm_cpp", "sampling_cpp")
 
 
-def _steps(mark: str) -> list[dict]:
+#: SGLang puts requests together as they come.
+SIZES = {"vllm": (), "sglang": range(1, 18)}
+
+
+def _steps(mark: str, engine: str) -> list[dict]:
     steps: list[dict] = []
+    own = samplings(engine)
     for turn in ("first", "second"):
         steps.append({"generate": f"{turn} greedy", "mark": mark})
-        steps += [{"generate": f"{turn} {name}", "sampling": each, "mark": mark} for name, each in SAMPLINGS.items()]
+        steps += [{"generate": f"{turn} {name}", "sampling": each, "mark": mark} for name, each in own.items()]
     return [*steps, {"status": "status"}, {"uninstall": True}, {"generate": "stock greedy"}] + [
-        {"generate": f"stock {name}", "sampling": each} for name, each in SAMPLINGS.items()
+        {"generate": f"stock {name}", "sampling": each} for name, each in own.items()
     ]
 
 
-@pytest.fixture(scope="module", params=["eager", "compiled"])
-def wrong(request, drive, captured_llama, workspace):
+def _captured(request, engine: str):
+    return request.getfixturevalue("captured_sglang" if engine == "sglang" else "captured_llama").dataset
+
+
+@pytest.fixture(scope="module", params=["vllm", "vllm compiled", "sglang"])
+def wrong(request, drive, workspace):
     """Every solution carries a watermark."""
-    dataset = forge(captured_llama.dataset, workspace / f"wrong_{request.param}")
+    engine, _, compiled = request.param.partition(" ")
+    name = f"wrong_{request.param.replace(' ', '_')}"
     return drive(
-        f"probation_wrong_{request.param}",
+        f"probation_{name}",
         "llama",
-        _steps("all"),
-        eager=request.param == "eager",
-        dataset=dataset,
+        _steps("all", engine),
+        eager=not compiled,
+        dataset=forge(_captured(request, engine), workspace / name, sizes=SIZES[engine]),
+        engine=engine,
         FIB_ENABLE_APPLY="1",
         FIB_PROBATION="1",
     )
 
 
-@pytest.fixture(scope="module")
-def right(drive, captured_llama, workspace):
+@pytest.fixture(scope="module", params=["vllm", "sglang"])
+def right(request, drive, workspace):
     """Every definition has a right solution: shipped kernels for some, the slow references for the others."""
-    packed = workspace / "packed"
-    forge(captured_llama.dataset, packed, lambda definition: None)
+    engine = request.param
+    packed, name = workspace / f"packed_{engine}", f"probation_right_{engine}"
+    forge(_captured(request, engine), packed, lambda definition: None)
     pack(packed)
     shipped = TraceSet.from_path(packed)
 
@@ -56,11 +72,24 @@ def right(drive, captured_llama, workspace):
         kernel = next((s for s in kernels if s.name.split("__")[0] in FAST), None)
         if kernel is not None:
             # As a benchmark on this host leaves it; the engine does not wait for a compiler.
-            precompile(kernel, workspace / "probation_right.cache")
+            _build(engine, kernel, workspace, workspace / f"{name}.cache")
         return kernel or marked_solution(definition)
 
-    dataset = forge(captured_llama.dataset, workspace / "right", choose)
-    return drive("probation_right", "llama", _steps(""), dataset=dataset, FIB_ENABLE_APPLY="1", FIB_PROBATION="1")
+    dataset = forge(_captured(request, engine), workspace / f"right_{engine}", choose, sizes=SIZES[engine])
+    switches = {"FIB_ENABLE_APPLY": "1", "FIB_PROBATION": "1"}
+    return drive(name, "llama", _steps("", engine), dataset=dataset, engine=engine, **switches)
+
+
+def _build(engine: str, kernel: Solution, workspace: Path, cache: Path) -> None:
+    """In the environment of the engine that is going to load it."""
+    python, variables = engine_process(engine, workspace)
+    build = (
+        "import sys; from pathlib import Path; from fib_plugin.build import precompile; "
+        "from fib_plugin.schema import Solution; "
+        "precompile(Solution.model_validate_json(sys.stdin.read()), Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, **variables, "FIB_DISABLE": "1"}
+    subprocess.run([python, "-c", build, cache], input=kernel.model_dump_json(), env=environment, text=True, check=True)
 
 
 def _found(outcome) -> dict[str, list]:
@@ -80,10 +109,15 @@ def test_a_wrong_solution_of_every_op_is_caught_before_it_answers(wrong, family:
     assert statuses == {"INCORRECT_NUMERICAL"}
 
 
-def test_wrong_solutions_change_no_token(wrong) -> None:
+def _assert_tokens_stay(outcome) -> None:
     for turn in ("first", "second"):
         for name in ("greedy", *SAMPLINGS):
-            assert wrong.results[f"{turn} {name}"] == wrong.results[f"stock {name}"], name
+            got, stock = (outcome.results[f"{which} {name}"][:CERTAIN] for which in (turn, "stock"))
+            assert got == stock, name
+
+
+def test_wrong_solutions_change_no_token(wrong) -> None:
+    _assert_tokens_stay(wrong)
 
 
 def test_wrong_solutions_are_out_and_never_counted_as_substituted(wrong) -> None:
@@ -103,14 +137,13 @@ def test_a_right_solution_of_every_op_agrees_with_the_engine_and_is_timed_beside
 
 def test_the_fast_ones_answer_and_the_slow_ones_do_not(right) -> None:
     status = right.results["status"]["ops"]
-    assert status["vllm.norm"]["substituted"] > 0
-    assert status["vllm.sampling"]["substituted"] > 0
-    assert status["vllm.rope"]["fallbacks"]["slower_here"] > 0
-    assert status["vllm.rope"]["substituted"] == 0
+    assert status[f"{right.engine}.norm"]["substituted"] > 0
+    assert status[f"{right.engine}.sampling"]["substituted"] > 0
+    if right.engine == "vllm":  # SGLang's CPU engine runs torch ops, as references do
+        assert status["vllm.rope"]["fallbacks"]["slower_here"] > 0
+        assert status["vllm.rope"]["substituted"] == 0
     assert right.results["status"]["quarantined"] == []
 
 
 def test_right_solutions_leave_tokens_unchanged_during_and_after_probation(right) -> None:
-    for turn in ("first", "second"):
-        for name in ("greedy", *SAMPLINGS):
-            assert right.results[f"{turn} {name}"] == right.results[f"stock {name}"], name
+    _assert_tokens_stay(right)
