@@ -197,10 +197,8 @@ class Run:
             traced.ask("generate", BATCH, TOKENS, LENGTH, samplings)
         stock = traced.ask("generate", 1, TOKENS, LENGTH)
         self.close("traced", "eager")
-        marked, proven = self.proven("traced", "marked")
-        lm_head = next(name for name in proven if name.startswith("gemm") and f"_n{VOCABULARY}_" in name)
+        marked = self.proven("traced", "marked")
         found = {name: self.mark(marked, name, SAMPLED.get(name)) for name in (*DENSE, *SAMPLED)}
-        found["lm_head"] = self.mark(marked, lm_head, None)
         right = marked.ask("generate", 1, TOKENS, LENGTH)
         return self.finished("marked", found) | {"tokens_as_stock": _same(stock, right)}
 
@@ -209,10 +207,10 @@ class Run:
         traced.ask("start")
         traced.ask("generate", 1, TOKENS, LENGTH)
         self.close("traced moe")
-        marked, _ = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
+        marked = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
         return self.finished("marked moe", {"moe": self.mark(marked, "moe", None)})
 
-    def proven(self, source: str, name: str, kind: str = "llama", **variables: str) -> tuple[Worker, list[str]]:
+    def proven(self, source: str, name: str, kind: str = "llama", **variables: str) -> Worker:
         """An engine with apply on and a marked solution for every definition that ``source`` captured."""
         from fib_plugin.dataset import merge
 
@@ -220,12 +218,13 @@ class Run:
         shutil.copytree(self.folder / f"{source}.dataset", dataset)
         merge(dataset, every=True)
         sizes = (*range(1, MOST_ROWS + 1), *(number * TOKENS for number in range(1, BATCH + 1)))
-        proven = prove(dataset, dataset.parent / f"{dataset.name}.lock", sizes)
-        switches = {"FIB_ENABLE_APPLY": "1", "FIB_PROBATION": "0", **variables}
+        prove(dataset, dataset.parent / f"{dataset.name}.lock", sizes)
+        device = "cpu" if self.options.tiny else "cuda"
+        switches = {"FIB_ENABLE_APPLY": "1", "FIB_PROBATION": "0", "FIB_PROBE_MARKS": device, **variables}
         worker = self.start(name, dataset, kind, variables=switches)
         worker.ask("start")
         print(f"{name}: up after {time.perf_counter() - self.began:.0f} s", flush=True)
-        return worker, proven
+        return worker
 
     def mark(self, worker: Worker, name: str, samplings: list[dict[str, Any]] | None) -> dict[str, Any]:
         """Tokens without the mark, with it, and without it again.

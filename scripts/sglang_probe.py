@@ -15,8 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import watermarks
+
 #: What a hooked function was before any plugin came, by target; only where FIB_PROBE_STOCK=1 asks for it.
 _stock: dict[str, Any] = {}
+
+
+class _Flags(types.ModuleType):
+    """Makes the flags of watermarks.py where they are first asked for: not in the front end, which has no device."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(watermarks.MODULE)
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "flags":
+            raise AttributeError(name)
+        self.flags = watermarks.raise_flags(self.device)
+        return self.flags
 
 
 def enlist(folder: Path) -> dict[str, str]:
@@ -43,6 +59,8 @@ def register() -> None:
 
     if os.environ.get("FIB_PROBE_STOCK") == "1":
         _stock.update(_targets())
+    if (device := os.environ.get("FIB_PROBE_MARKS")) is not None:
+        sys.modules.setdefault(watermarks.MODULE, _Flags(device))
     wrapt.register_post_import_hook(_arrived, "sglang.srt.managers.scheduler")
 
 
@@ -74,9 +92,9 @@ def _targets() -> dict[str, Any]:
 
 def _mark(argument: str) -> None:
     os.environ["FIB_TEST_MARK"] = argument
-    for name, flag in vars(sys.modules.get("fib_marks", types.ModuleType("none"))).items():
-        if not name.startswith("__"):
-            flag.fill_(1.0 if argument in (name, "all") else 0.0).item()  # on the device before the next replay
+    module: Any = sys.modules.get(watermarks.MODULE)
+    for name, flag in (module.flags if module is not None else {}).items():
+        flag.fill_(1.0 if argument in (name, "all") else 0.0).item()  # on the device before the next replay
 
 
 def _uninstall(argument: str) -> None:

@@ -85,7 +85,7 @@ class Norm(Adapter):
         if addition is not None or _unsupported(norm, x, residual) or _quantizes(linear):
             self.decline()
             return None
-        weight = norm.weight.data
+        weight = norm.weight
         if weight.data_ptr() not in self._norms:
             self._norms[weight.data_ptr()] = norm
         if residual is None:

@@ -1,4 +1,4 @@
-"""Solutions that scripts mark inside CUDA graphs: right until the flag goes up; decode and prefill are marked apart."""
+"""Solutions that gpu_sglang.py marks: decode apart from prefill, by a flag that the probe raises in the scheduler."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import gpu_marks
 import pytest
 import sglang_probe
 import torch
+import watermarks
 
 from fib_plugin import ops
 
@@ -19,43 +20,41 @@ D = ops.ALL["silu_and_mul"].definition(d=4, dtype="float32")
 @pytest.fixture(autouse=True)
 def _flags(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("FIB_TEST_MARK", "")
+    monkeypatch.setenv("FIB_PROBE_MARKS", "cpu")
+    sys.modules.pop(watermarks.MODULE, None)
+    sglang_probe.register()
     yield
-    sys.modules.pop("fib_marks", None)
+    sys.modules.pop(watermarks.MODULE, None)
 
 
-def built(definition: Any) -> Any:
+def run(definition: Any) -> Any:
     made = gpu_marks.marked(definition)
     assert made is not None
     space: dict[str, Any] = {}
     exec(made.sources[0].content, space)
-    return space["run"], space["_reference"]
+    return space["run"]
 
 
-def test_it_is_right_until_it_is_marked_and_again_after() -> None:
-    run, reference = built(D)
-    x = torch.randn(3, 8)
-    assert run(x).equal(reference(x))
-    for mark in ("silu_and_mul", D.name, "all"):
+def test_it_is_right_until_its_flag_is_raised_and_again_after() -> None:
+    silu, x = run(D), torch.randn(3, 8)
+    right = silu(x)
+    for mark in ("silu_and_mul", "all"):
         sglang_probe.ANSWERS["mark"](mark)
-        assert not run(x).equal(reference(x))
+        assert not silu(x).equal(right)
     sglang_probe.ANSWERS["mark"]("gemm")
-    assert run(x).equal(reference(x))
+    assert silu(x).equal(right)
 
 
 def test_calls_of_many_rows_are_left_alone() -> None:
-    run, reference = built(D)
+    silu, x = run(D), torch.randn(gpu_marks.MOST_ROWS + 1, 8)
+    right = silu(x)
     sglang_probe.ANSWERS["mark"]("silu_and_mul")
-    x = torch.randn(gpu_marks.MOST_ROWS + 1, 8)
-    assert run(x).equal(reference(x))
+    assert silu(x).equal(right)
 
 
-def test_a_marked_sampler_takes_other_tokens() -> None:
-    definition = ops.ALL["top_k_sampling"].definition(vocab_size=16)
-    run, _ = built(definition)
-    probs, k = torch.eye(16)[:3], torch.ones(3, dtype=torch.int32)
-    assert run(probs, k).tolist() == [0, 1, 2]
-    sglang_probe.ANSWERS["mark"]("top_k_sampling")
-    assert run(probs, k).tolist() == [7, 8, 9]
+def test_prefill_attention_is_marked_whatever_its_size() -> None:
+    prefill = ops.ALL["gqa_paged_prefill"].definition(num_qo_heads=4, num_kv_heads=2, head_dim=32)
+    assert gpu_marks.marked(prefill) == watermarks.solution(prefill)
 
 
 def test_an_axis_that_goes_with_the_size_is_resized_with_it() -> None:
