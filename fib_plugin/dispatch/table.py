@@ -6,17 +6,12 @@ Pure choice rules over what `Evidence` found. Engines ask through a `Catalog`, w
 from __future__ import annotations
 
 import bisect
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fib_plugin import ops
-from fib_plugin.dataset import TraceSet, load_measurements
-from fib_plugin.dispatch.evidence import NOBODY, Evidence, Standing, Winner
+from fib_plugin.dispatch.evidence import NOBODY, Standing, Winner
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.schema import Environment, SchemaError, content_hash
-
-logger = logging.getLogger("fib_plugin")
 
 #: Outside the measured sizes, up to this factor from the nearest one, its winner still counts.
 REACH = 2.0
@@ -41,22 +36,6 @@ class Table:
 
     standings: Mapping[str, Standing]
     rejected: Mapping[str, Reason]
-
-    @classmethod
-    def build(
-        cls, traces: TraceSet, environment: Environment, margin: float = 0.03, any_hardware: bool = False
-    ) -> Table:
-        """The table of a dataset that is in memory, engines open a Catalog."""
-        by_name = {s.name: s for group in traces.solutions.values() for s in group}
-        winners = {name: Winner(name, content_hash(solution), solution.author) for name, solution in by_name.items()}
-        families = {name: f for name, d in traces.definitions.items() if (f := ops.family_of(d)) is not None}
-        evidence = Evidence(winners, families, environment, margin, any_hardware)
-        problems: list[SchemaError] = []
-        for measurement in load_measurements(traces.root, problems) if traces.root is not None else []:
-            evidence.add(measurement)
-        for problem in problems:
-            logger.warning("dataset: %s", problem)
-        return cls(evidence.standings(), evidence.rejected)
 
     def choose(self, definition: str, point: tuple[int, int]) -> Choice:
         """The choice at ``point`` (see OpSpec.point): exact size, else both neighbours must agree.

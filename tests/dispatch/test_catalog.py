@@ -10,12 +10,12 @@ from typing import Any
 import proven
 import pytest
 from proven import silu
+from table_cases import table_of
 
 from fib_plugin import ops
 from fib_plugin.dataset import TraceSet, append_measurements, current_environment
 from fib_plugin.dispatch.catalog import Catalog, CatalogError, Winner
 from fib_plugin.dispatch.reason import Reason
-from fib_plugin.dispatch.table import Table
 from fib_plugin.schema import Definition, Solution, content_hash
 
 NAME = silu().name
@@ -274,7 +274,7 @@ def test_a_catalog_chooses_as_a_table_of_the_whole_dataset_does(opened: Open, da
             proven.prove(dataset, definition, solution, sizes=(2, 8 + at, 64), ratio_low=ratio)
         made[definition.name] = solutions  # type: ignore[index]
     catalog = opened()
-    table = Table.build(TraceSet.from_path(dataset), current_environment())
+    table = table_of(TraceSet.from_path(dataset), current_environment())
     for name in made:
         for size in range(1, 200):
             ours, theirs = catalog.choose(name, (size, 0)), table.choose(name, (size, 0))  # type: ignore[arg-type]
