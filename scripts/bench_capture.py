@@ -14,6 +14,8 @@ The last line of output is one JSON object:
     mib_per_s         that reach the disk, with 1 MiB of structural inputs each
     throughput_ratio  of vLLM with capture on to vLLM without, the median over rounds that two engines serve in turn;
                       the mean of that over starts
+    in_process        the same of one engine whose hooks rest and work in turn, which tells apart what two processes
+                      cannot: for a toy whose ops take microseconds and for a model whose ops take what they cost
 
 A machine that does other work makes all of them worse; ratio_lowest and ratio_highest tell how much it varied.
 """
@@ -25,9 +27,7 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -46,8 +46,6 @@ GEMM_N, GEMM_K = 4096, 4096
 #: New calls that are timed; between them the thread computes this many seconds.
 NEW = 200
 _PAUSE = 0.005
-#: A model whose layers cost more than the Python around them.
-MODEL = {"hidden": 1024, "intermediate": 2816, "layers": 8, "heads": 16, "kv_heads": 8}
 Call = Callable[[], Any]
 
 
@@ -55,7 +53,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each engine and start (default 5)")
     parser.add_argument("--requests", type=int, default=24, help="requests a round (default 24)")
-    parser.add_argument("--starts", type=int, default=4, help="times that both engines are started (default 4)")
+    parser.add_argument("--starts", type=int, default=4, help="times that two engines are started (default 4)")
+    parser.add_argument("--turns", type=int, default=11, help="rounds with hooks at rest and at work (default 11)")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each rate to disk (default 3)")
     parser.add_argument("--no-engine", action="store_true", help="leave the engine out: throughput_ratio is null")
     parser.add_argument("--work", type=Path, help="folder of models, engine caches and logs; default a temporary one")
@@ -74,7 +73,11 @@ def main() -> None:
         if not options.no_engine:
             work = options.work or root / "work"
             work.mkdir(parents=True, exist_ok=True)
-            result |= throughput(work, options.requests, options.rounds, options.starts)
+            from bench_capture_engine import in_turns, throughput
+
+            result["in_process"] = in_turns(work, options.turns)
+            if options.starts:
+                result |= throughput(work, options.requests, options.rounds, options.starts)
     print(json.dumps(result))
 
 
@@ -270,52 +273,6 @@ def to_disk(root: Path, seconds: float) -> dict[str, Any]:
     return {
         "records_per_s": round(rate(root / "records", 4 << 10, seconds)[0], 1),
         "mib_per_s": round(rate(root / "bytes", 1 << 20, seconds)[1], 2),
-    }
-
-
-def throughput(work: Path, count: int, rounds: int, starts: int) -> dict[str, Any]:
-    """Two engines serve the same requests in turn, one with capture on; sizes are known to both by then."""
-    from server import Server, race
-    from traffic import requests
-
-    model = work / "model-{hidden}x{layers}".format(**MODEL)
-    sizes = [f"--{name.replace('_', '-')}={value}" for name, value in MODEL.items()]
-    subprocess.run([sys.executable, SCRIPTS / "make_model.py", model, *sizes], check=True, stderr=subprocess.DEVNULL)
-    switches = {
-        "FIB_ENABLE_TRACING": "1",
-        "FIB_DATASET_PATH": str(work / "captured"),
-        "FIB_CACHE_PATH": str(work / "cache"),
-        "FIB_LOCK_PATH": str(work / "fib.lock"),
-    }
-    shutil.rmtree(work / "captured", ignore_errors=True)
-    races, generated = [], 0
-    for start in range(starts):
-        # Two processes differ by a few percent, whatever they run: which one starts first alternates.
-        off, on = Server("off", model, count, work, {}), Server("on", model, count, work, switches)
-        with contextlib.ExitStack() as stack:
-            for server in (off, on) if start % 2 == 0 else (on, off):
-                stack.enter_context(server)
-                server.warm_up()
-            races.append(race(off, on, rounds))
-            generated = off.rounds[-1].generated
-    ratios = [1 / each.ratio for each in races]  # of seconds, the median is on over off
-    lines = sum(file.read_bytes().count(b"\n") for file in (work / "captured").glob("workloads/**/*.jsonl"))
-    assert lines, f"nothing was captured; see {work}/logs/on.log"
-    prompts = sum(len(request.prompt) for group in requests(count).values() for request in group)
-    return {
-        "throughput_ratio": round(statistics.mean(ratios), 4),
-        "ratio_by_start": [round(ratio, 4) for ratio in ratios],
-        "ratio_lowest": round(min(1 / each.highest for each in races), 4),
-        "ratio_highest": round(max(1 / each.lowest for each in races), 4),
-        "rounds": rounds,
-        "round_s": round(statistics.median(each.stock for each in races), 2),
-        "round_s_capture": round(statistics.median(each.other for each in races), 2),
-        "captured": lines,
-        "engine": "vLLM on CPU, eager, float32, one thread, up to 8 requests at once",
-        "model": {"kind": "llama", **MODEL},
-        "requests": count,
-        "prompt_tokens": prompts,
-        "output_tokens": generated,
     }
 
 
