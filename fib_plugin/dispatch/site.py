@@ -39,7 +39,7 @@ class Original:
 class Entry:
     """What is known of one (site, key): how often it ran and what runs it."""
 
-    __slots__ = ("axes", "calls", "heir", "reason", "run", "solution", "trial")
+    __slots__ = ("axes", "calls", "heir", "reason", "run", "solution", "spelled", "trial")
 
     def __init__(
         self,
@@ -50,6 +50,8 @@ class Entry:
         trial: Callable[[Make | None, tuple[Any, ...]], None] | None = None,
     ) -> None:
         self.axes = axes
+        #: The axes as they stand in files, once somebody wrote them.
+        self.spelled = ""
         self.calls = 0
         #: What answers in its place since its solution broke.
         self.heir: Entry | None = None
@@ -114,6 +116,8 @@ class Site:
         """Every entry that ever answered here, for counting."""
         # An entry that is being replaced may be in both for a moment.
         hidden = self.hidden
+        if hidden is None and not self.unseen and not self.retired:
+            return list(self.entries.values())
         own = [*self.entries.values(), *(hidden.values() if hidden is not None else ())]
         return list(dict.fromkeys([*own, *self.unseen.values(), *self.retired]))
 

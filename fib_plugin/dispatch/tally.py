@@ -1,4 +1,8 @@
-"""Tally: what the sites of a process counted, as plain data for files, `fib status` and metrics."""
+"""Tally: what the sites of a process counted, as plain data for files, `fib status` and metrics.
+
+Runs once a second beside the engine, which waits for the interpreter meanwhile: what is the same for most entries is
+done once for all of them.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,18 @@ def by_adapter(
     for site in list(sites):
         line = lines.setdefault(site.adapter, {**_blank(), "definitions": {}})
         own = line["definitions"].setdefault(site.definition.name, {**_blank(), "solution": None})
+        plain: dict[str, int] = {}
         for entry in site.all_entries():
-            _add(line, own, entry, replays.get(entry, 0))
+            if entry.run is None and entry.trial is None:
+                plain[entry.reason] = (
+                    plain.get(entry.reason, 0) + entry.calls + (replays.get(entry, 0) if replays else 0)
+                )
+            else:
+                _add(line, own, entry, replays.get(entry, 0))
+        for reason, count in plain.items():
+            if count:
+                _fall_back(line, reason, count)
+                _fall_back(own, reason, count)
     return lines
 
 
@@ -36,11 +50,16 @@ def by_axes(sites: Iterable[Site], replays: Mapping[Entry, int]) -> dict[str, di
     """Calls per definition and axes (see dataset.axes_key)."""
     calls: dict[str, dict[str, int]] = {}
     for site in list(sites):
+        counts: dict[str, int] | None = None
         for entry in site.all_entries():
-            if entry.axes:
+            if not entry.axes:
+                continue
+            if counts is None:
                 counts = calls.setdefault(site.definition.name, {})
-                axes = axes_key(entry.axes)
-                counts[axes] = counts.get(axes, 0) + entry.calls + replays.get(entry, 0)
+            axes = entry.spelled
+            if not axes:
+                axes = entry.spelled = axes_key(entry.axes)
+            counts[axes] = counts.get(axes, 0) + entry.calls + (replays.get(entry, 0) if replays else 0)
     return calls
 
 
