@@ -48,7 +48,7 @@ def in_turns(work: Path, rounds: int) -> dict[str, Any]:
             "FIB_CACHE_PATH": str(work / f"{name}.cache"),
             "FIB_LOCK_PATH": str(work / "fib.lock"),
         }
-        command = [sys.executable, SCRIPTS / "bench_capture_steps.py", made(work, model)]
+        command = [sys.executable, str(SCRIPTS / "bench_capture_steps.py"), str(made(work, model))]
         with (work / f"{name}.log").open("w") as log:
             done = subprocess.run(
                 [*command, str(rounds), str(BATCH), str(TOKENS)],
