@@ -9,7 +9,7 @@ from __future__ import annotations
 from fib_plugin.judge.elementwise import outputs
 from fib_plugin.judge.form import TENSOR, Form, check_form, form_of
 from fib_plugin.judge.ratio import Ratio, median_ms, ratio
-from fib_plugin.judge.sampling import draws
+from fib_plugin.judge.sampling import draws, even, levels
 from fib_plugin.judge.verdict import Verdict, wrong
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "Verdict",
     "check_form",
     "draws",
+    "even",
     "form_of",
+    "levels",
     "median_ms",
     "outputs",
     "ratio",

@@ -66,6 +66,26 @@ def draws(
     return judge_support(filters, tokens) or _judge_distribution(filters, tokens, len(samples), seed)
 
 
+def levels(definition: Definition, inputs: Sequence[Any], sample: torch.Tensor, seed: int | None = None) -> Array:
+    """Where one call's tokens lie in their own distributions, from 0 to 1: even if the sampler is right.
+
+    Calls on different inputs, of which none has draws enough to be tested, are tested together: see `even`.
+    """
+    filters, random = Filters.of(definition, inputs), np.random.default_rng(seed)
+    tokens = sample.detach().reshape(1, -1).cpu().numpy().astype(np.int64)
+    rows = random.permutation(tokens.shape[1])[:_MOST_ROWS].tolist()
+    found = [
+        quantiles(tokens[:, row], *certain_tokens(filters.probs[row], *filters.limit(row)), random) for row in rows
+    ]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def even(drawn: Array) -> Verdict:
+    """Whether ``drawn`` levels are those of right samplers; fails one once in 5000 verdicts (`FALSE_ALARM`)."""
+    statistic, freedom = _unevenness(drawn, np.random.default_rng())
+    return _by_chance(statistic, freedom, len(drawn))
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """The inputs of a sampler: probs [batch, vocab], and limits by row where the definition has them."""
@@ -185,16 +205,20 @@ def _distinct(tokens: Array) -> Array:
 
 def _judge_distribution(filters: Filters, tokens: Array, calls: int, seed: int | None) -> Verdict:
     statistic, freedom = (0.0, 0) if calls == 1 else _statistic(filters, tokens, np.random.default_rng(seed))
+    return _by_chance(statistic, freedom, int(tokens.size))
+
+
+def _by_chance(statistic: float, freedom: int, draws: int) -> Verdict:
     chance = survival(statistic, freedom)
     correctness = Correctness(
         max_relative_error=0.0,
         max_absolute_error=0.0,
-        extra={"draws": int(tokens.size), "chi_square": statistic, "degrees_of_freedom": freedom, "p_value": chance},
+        extra={"draws": draws, "chi_square": statistic, "degrees_of_freedom": freedom, "p_value": chance},
     )
     if chance < FALSE_ALARM:
         return wrong(
             f"the draws do not follow the distribution: chi-square {statistic:.1f} at {freedom} degrees of freedom, "
-            f"p = {chance:.2g} after {tokens.size} draws (limit {FALSE_ALARM:g})",
+            f"p = {chance:.2g} after {draws} draws (limit {FALSE_ALARM:g})",
             correctness,
         )
     return Verdict(EvaluationStatus.PASSED, correctness)
@@ -203,22 +227,24 @@ def _judge_distribution(filters: Filters, tokens: Array, calls: int, seed: int |
 def _statistic(filters: Filters, tokens: Array, random: np.random.Generator) -> tuple[float, int]:
     rows = random.permutation(tokens.shape[1])[:_MOST_ROWS]
     statistic, freedom = 0.0, 0
-    levels: list[Array] = []
+    found: list[Array] = []
     for row in rows.tolist():
         certain, probs = certain_tokens(filters.probs[row], *filters.limit(row))
         if len(tokens) < _FEWEST_DRAWS:
-            levels.append(quantiles(tokens[:, row], certain, probs, random))
+            found.append(quantiles(tokens[:, row], certain, probs, random))
             continue
         counts = np.bincount(tokens[:, row], minlength=filters.probs.shape[1])[certain]
         part, degrees = chi_square(counts, probs, random)
         statistic, freedom = statistic + part, freedom + degrees
-    if levels:
-        pooled = np.concatenate(levels)
-        bins = min(_MOST_BINS, int(len(pooled) / _FEWEST_DRAWS))
-        if bins > 1:
-            counts = np.bincount((pooled * bins).astype(np.int64).clip(0, bins - 1), minlength=bins)
-            return chi_square(counts, np.full(bins, 1.0 / bins), random)
-    return statistic, freedom
+    return _unevenness(np.concatenate(found), random) if found else (statistic, freedom)
+
+
+def _unevenness(drawn: Array, random: np.random.Generator) -> tuple[float, int]:
+    bins = min(_MOST_BINS, int(len(drawn) / _FEWEST_DRAWS))
+    if bins < 2:
+        return 0.0, 0
+    counts = np.bincount((drawn * bins).astype(np.int64).clip(0, bins - 1), minlength=bins)
+    return chi_square(counts, np.full(bins, 1.0 / bins), random)
 
 
 def _by_group(tokens: Array, groups: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -230,3 +231,24 @@ def test_the_chance_is_on_record() -> None:
     assert correctness.extra is not None
     assert correctness.extra["draws"] == 500
     assert not math.isnan(correctness.extra["p_value"])
+
+
+def _timed_calls(pick: Callable[[torch.Tensor], torch.Tensor], calls: int = 60, rows: int = 4) -> Verdict:
+    """Verdict on one draw each from many different distributions, as timed calls give them."""
+    definition, found = sampler("top_k_sampling", 64), []
+    for call in range(calls):
+        probs = skewed(rows, 64, seed=call)
+        inputs = [probs, torch.zeros(rows, dtype=torch.int32)]
+        found.append(judge.levels(definition, inputs, pick(probs), seed=call))
+    return judge.even(np.concatenate(found))
+
+
+def test_single_draws_from_many_distributions_are_tested_together() -> None:
+    assert _timed_calls(lambda probs: torch.multinomial(probs, 1).squeeze(-1)).passed
+    assert not _timed_calls(lambda probs: probs.argmax(-1)).passed
+
+
+def test_right_samplers_are_refused_no_more_often_when_single_draws_are_tested_together() -> None:
+    random = np.random.default_rng(5)
+    alarms = sum(not judge.even(random.random(240)).passed for _ in range(2000))
+    assert alarms <= 7  # two are expected at 1e-3, and the limit is a fifth of that
