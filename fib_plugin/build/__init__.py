@@ -5,8 +5,8 @@ Python and Triton sources are imported, C++ and CUDA sources are compiled once p
 
 from __future__ import annotations
 
-from fib_plugin.build.builder import build, precompile, ready
+from fib_plugin.build.builder import build, lay_down, load, precompile, ready
 from fib_plugin.build.error import BuildError
 from fib_plugin.build.runnable import Runnable
 
-__all__ = ["BuildError", "Runnable", "build", "precompile", "ready"]
+__all__ = ["BuildError", "Runnable", "build", "lay_down", "load", "precompile", "ready"]

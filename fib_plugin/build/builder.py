@@ -36,27 +36,34 @@ def build(solution: Solution, definition: Definition, cache: Path | None = None)
     Raises:
         BuildError: the solution cannot be built here; the message says why and carries the log.
     """
-    if solution.definition != definition.name:
-        raise BuildError(f"{solution.name} solves {solution.definition}, not {definition.name}")
-    language = solution.spec.language
-    if language in _INTERPRETED:
-        folder = _cache(cache).folder(f"{artifact(solution)}-python", lambda target: lay_out(solution, target))
+    _check_meant(solution, definition)
+    return load(solution, definition, lay_down(solution, cache))
+
+
+def load(solution: Solution, definition: Definition, folder: Path) -> Runnable:
+    """As `build`, from the ``folder`` that `lay_down` returned, maybe in another process; writes nothing there.
+
+    Raises:
+        BuildError: as `build`.
+    """
+    _check_meant(solution, definition)
+    if solution.spec.language in _INTERPRETED:
         function, keep = python.load(solution, definition, folder), None
-    elif language in _COMPILED:
+    else:
         try:
-            function, keep = native.load(solution, _compiled(solution, cache))
+            function, keep = native.load(solution, folder)
         except BuildError as error:
             raise error.of(solution.name) from error.__cause__
-    else:
-        raise BuildError(
-            f"{solution.name}: no builder for the language {language.value}",
-            remedy=f"use one of {', '.join(known.value for known in _INTERPRETED + _COMPILED)}",
-        )
     runnable = Runnable.resolve(solution, definition, function, keep)
     if solution.author == ENGINE_AUTHOR and is_shipped(solution, definition):
         module = sys.modules.get(function.__module__)
         runnable.setup, runnable.toll = getattr(module, "setup", None), getattr(module, "toll", None)
     return runnable
+
+
+def _check_meant(solution: Solution, definition: Definition) -> None:
+    if solution.definition != definition.name:
+        raise BuildError(f"{solution.name} solves {solution.definition}, not {definition.name}")
 
 
 def precompile(solution: Solution, cache: Path | None = None, retry: bool = False) -> None:
@@ -77,6 +84,28 @@ def precompile(solution: Solution, cache: Path | None = None, retry: bool = Fals
             raise error.of(solution.name) from error.__cause__
 
 
+def lay_down(solution: Solution, cache: Path | None = None) -> Path:
+    """Have all that `build` reads lie in the cache, for a process that may not write there; the folder it lies in.
+
+    Compiles what must be compiled. None of the solution's code is loaded.
+
+    Raises:
+        BuildError: as `build`.
+    """
+    language = solution.spec.language
+    if language in _INTERPRETED:
+        return _laid_out(solution, cache)
+    if language not in _COMPILED:
+        raise BuildError(
+            f"{solution.name}: no builder for the language {language.value}",
+            remedy=f"use one of {', '.join(known.value for known in _INTERPRETED + _COMPILED)}",
+        )
+    try:
+        return _compiled(solution, cache)
+    except BuildError as error:
+        raise error.of(solution.name) from error.__cause__
+
+
 def ready(solution: Solution, cache: Path | None = None) -> bool:
     """Whether `build` answers without running a compiler: with a callable, or with the error that it would raise.
 
@@ -92,6 +121,10 @@ def ready(solution: Solution, cache: Path | None = None) -> bool:
         return True
     except Exception:
         return False
+
+
+def _laid_out(solution: Solution, cache: Path | None) -> Path:
+    return _cache(cache).folder(f"{artifact(solution)}-python", lambda target: lay_out(solution, target))
 
 
 def _compiled(solution: Solution, cache: Path | None, retry: bool = False) -> Path:
