@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fib_plugin import ops
+from fib_plugin import judge, ops
 from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed, same_rows
 from fib_plugin.bench.reference import BrokenReference, Reference
-from fib_plugin.bench.wire import Layout
+from fib_plugin.bench.sets import TimingSets
+from fib_plugin.bench.wire import Layout, TensorArg
 from fib_plugin.schema import Definition, Workload
 
 _SLOW_REFERENCE_S = 0.4
@@ -44,9 +45,29 @@ class Trial:
         names = list(definition.inputs)
         return [names[i] for i in changed(self.blob, self.layout, self.inputs) if names[i] not in allowed]
 
+    def written_amiss(self, definition: Definition, config: ops.EvaluationConfig) -> str:
+        """Which inputs that may be written hold neither what they held nor what the definition returns; in words.
+
+        An engine's op that works in place leaves one of its outputs there; other values would be lost or in the way.
+        """
+        names = list(definition.inputs)
+        for index in changed(self.blob, self.layout, self.inputs):
+            place = self.layout.inputs[index]
+            if names[index] not in config.mutates or not isinstance(place, TensorArg):
+                continue
+            found = self.blob.tensor(place)
+            alike = [one for one in self.expected if (one.shape, one.dtype) == (found.shape, found.dtype)]
+            if not any(_agree(definition, found, one, config) for one in alike):
+                return f"input {names[index]} was overwritten with what is none of the outputs"
+        return ""
+
     def restore(self) -> None:
         """Write the inputs again, after a call that changed them."""
         fill(self.blob, self.layout, self.inputs)
+
+
+def _agree(definition: Definition, found: Any, wanted: Any, config: ops.EvaluationConfig) -> bool:
+    return judge.outputs(definition, [found], [wanted], config.tolerance).passed
 
 
 @dataclass(slots=True)
@@ -63,40 +84,48 @@ class DrawSet:
 
 
 @dataclass(slots=True)
-class TimingSets:
-    """Input sets that timed calls rotate through."""
-
-    name: str
-    blob: Blob
-    layouts: list[Layout]
-
-
-@dataclass(slots=True)
 class Case:
     """A workload of a definition, ready to be run by any of its solutions."""
 
     definition: Definition
     workload: Workload
     seeds: tuple[int, int]
+    forms: list[tuple[Any, tuple[int, ...]]]
     trials: list[Trial]
     again: Trial
     timing: TimingSets
+    reference: Reference
     reference_ms: float
     config: ops.EvaluationConfig
     #: For samplers only.
     draws: DrawSet | None = None
+    #: As ``timing``, for the displaced op: what a solution may write to is not what the op is timed on.
+    displaced_timing: TimingSets | None = None
 
-    def blobs(self) -> dict[str, Blob]:
-        """All blobs a child needs for this case, by name."""
+    def blobs(self, displaced: bool) -> dict[str, Blob]:
+        """All blobs that a child needs for this case, by name: a solution's, or the displaced op's."""
         found = {trial.name: trial.blob for trial in (*self.trials, self.again)}
-        found[self.timing.name] = self.timing.blob
+        timing = self.sets(displaced)
+        found[timing.name] = timing.blob
         if self.draws is not None:
             found[self.draws.name] = self.draws.blob
         return found
 
+    def sets(self, displaced: bool) -> TimingSets:
+        """The input sets that a solution is timed on, or those of the displaced op."""
+        if not displaced:
+            return self.timing
+        if self.displaced_timing is None:
+            name = f"{self.workload.uuid}/displaced"
+            self.displaced_timing = TimingSets(name, self.timing.inputs, self.forms)
+        return self.displaced_timing
+
     def close(self) -> None:
-        for blob in self.blobs().values():
+        for blob in self.blobs(displaced=False).values():
             blob.close()
+        for sets in (self.timing, self.displaced_timing):
+            if sets is not None:
+                sets.close()
 
 
 def prepare(
@@ -136,9 +165,11 @@ def prepare(
         definition=definition,
         workload=workload,
         seeds=(maker.seed, seed),
+        forms=forms,
         trials=trials,
         again=again,
-        timing=_timing_sets(f"{workload.uuid}/sets", sets),
+        timing=TimingSets(f"{workload.uuid}/sets", sets, forms),
+        reference=reference,
         reference_ms=median(seconds) * 1e3,
         config=config,
         draws=_draw_set(definition, workload.uuid, again.inputs, forms) if config.evaluator == "sampling" else None,
@@ -153,16 +184,6 @@ def _set_count(size: int) -> int:
         cache = 0
     wanted = -(-2 * (cache or 32 << 20) // max(size, 1))
     return max(2 if size < _MOST_SET_BYTES // 2 else 1, min(wanted, _MOST_SETS, _MOST_SET_BYTES // max(size, 1)))
-
-
-def _timing_sets(name: str, sets: Sequence[Sequence[Any]]) -> TimingSets:
-    layouts: list[Layout] = []
-    for inputs in sets:
-        layouts.append(plan(inputs, [], layouts[-1].size if layouts else 0))
-    blob = Blob(layouts[-1].size)
-    for layout, inputs in zip(layouts, sets, strict=True):
-        fill(blob, layout, inputs)
-    return TimingSets(name, blob, layouts)
 
 
 def _draw_set(definition: Definition, uuid: str, inputs: Sequence[Any], forms: Sequence[tuple[Any, Any]]) -> DrawSet:

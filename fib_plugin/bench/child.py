@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,12 +16,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
-from fib_plugin.bench import sandbox, tree, wire
+from fib_plugin.bench import tree, wire
 from fib_plugin.bench.blob import Blob
 from fib_plugin.bench.drain import Drain
 from fib_plugin.bench.environment import environment
+from fib_plugin.bench.forkserver import ForkServer
 
 _START_S = 180.0
 _POLL_S = 0.1
@@ -32,8 +34,6 @@ _MOST_THREADS = 4096
 # The scratch folder is no place to import from.
 _CODE = """import sys
 sys.path[:] = [path for path in sys.path if path]
-from fib_plugin.bench import sandbox
-sandbox.begin(sys.argv[2])
 from fib_plugin.bench.worker import main
 main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 """
@@ -56,62 +56,88 @@ class Place:
     cache: Path
 
 
+class _Process(Protocol):
+    """What is known of a process, whoever started it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+
+class _Forked:
+    """A process that a fork server started."""
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self.pid = pid
+        self._server = server
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            self._code = self._server.poll(self.pid)
+        return self._code
+
+
 class Child:
     """A process that answers `wire` requests, in a session and a scratch folder of its own.
 
-    After `ChildDied` or `ChildTimeout` it is of no more use; make a new one.
+    After `ChildDied` or `ChildTimeout` it is of no more use; make a new one. With a ``server`` it is sandboxed, forked
+    from it, and runs only while it has something to answer. Without, it runs what is trusted, such as an engine's op.
 
     Args:
         place: where it runs.
-        role: a "solution" child is sandboxed; a "referee" runs only what is trusted, and is not.
-        memory_bytes: how much more memory than at its start a solution child may take; None is half of what is free.
-        readable: what a solution child may read besides the interpreter, its libraries and the build cache.
+        server: starts it; None starts an interpreter of its own, without a sandbox.
+        memory_bytes: how much more memory than at its start a sandboxed child may take; None is half of what is free.
+        readable: what a sandboxed child may read besides the interpreter and its libraries.
     """
 
     def __init__(
         self,
         place: Place,
-        role: Literal["solution", "referee"] = "solution",
+        server: ForkServer | None,
         memory_bytes: int | None = None,
         readable: Sequence[Path] = (),
     ) -> None:
         self.place = place
-        self.role = role
-        self.loaded: set[str] = set()
-        self.prepared: str | None = None
+        self.sandboxed = server is not None
         #: Protections that this host lacks, in words; known from the first answer on.
         self.notes: tuple[str, ...] = ()
+        #: Nanoseconds between the last request and its answer, by this process's clock.
+        self.took_ns = 0
         self.scratch = Path(tempfile.mkdtemp(prefix="fib-bench-"))
         self._memory = memory_bytes if memory_bytes is not None else _free_bytes() // 2
         self._mark = uuid.uuid4().hex
         self._seen: set[int] = set()
         self._cause = ""
-        surroundings = environment(place.device, place.threads, self.scratch, role)
+        self._resting = False
+        surroundings = environment(
+            place.device, place.threads, self.scratch, "solution" if self.sandboxed else "referee"
+        )
         surroundings[tree.MARK] = self._mark
-        if role == "solution":
-            surroundings[sandbox.ORDER] = sandbox.order(self.scratch, readable, place.cache, self._memory)
         ours, theirs = socket.socketpair()
         self._line = ours
         reading, writing = os.pipe()
         try:
             with theirs:
-                device = place.device.partition(":")[0]  # the environment shows it one device only
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", _CODE, str(theirs.fileno()), device, str(place.threads)],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=writing,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C is the parent's affair, and one kill ends most of what it starts
-                    cwd=self.scratch,
-                    env=surroundings,
+                self._process: _Process = (
+                    _start(place, theirs, writing, self.scratch, surroundings)
+                    if server is None
+                    else _Forked(
+                        server,
+                        server.fork(
+                            wire.Fork(surroundings, str(self.scratch), [str(path) for path in readable], self._memory),
+                            theirs,
+                            writing,
+                        ),
+                    )
                 )
         finally:
             os.close(writing)
         self._drain = Drain(reading)
         self._started = False
         self._over = threading.Event()
-        if role == "solution":
+        if self.sandboxed:
             threading.Thread(target=self._watch, name="fib-bench-watch", daemon=True).start()
 
     def request(self, message: wire.Request, timeout: float, blob: Blob | None = None) -> wire.Reply:
@@ -122,17 +148,24 @@ class Child:
             ChildTimeout: it did not answer within ``timeout`` seconds and was killed.
         """
         try:
+            self._wake()
             if not self._started:  # not on the solution's time
                 hello = wire.receive_reply(self._line, time.monotonic() + _START_S)
                 self.notes = tuple(getattr(hello, "notes", ()))
                 self._started = True
+            if wire.pending(self._line):
+                raise wire.WireError("it spoke without being asked")
             self._drain.mark()
             deadline = time.monotonic() + timeout
             self._line.settimeout(timeout)
+            start = time.perf_counter_ns()
             wire.send(self._line, message)
             if blob is not None:
                 socket.send_fds(self._line, [b"F"], [blob.descriptor])
-            return wire.receive_reply(self._line, deadline)
+            reply = wire.receive_reply(self._line, deadline)
+            self.took_ns = time.perf_counter_ns() - start
+            self._rest()
+            return reply
         except TimeoutError:
             stopped = tree.state(self._process.pid) == "T"
             said = f"no answer within {timeout:.1f} s" + (
@@ -142,6 +175,27 @@ class Child:
             raise ChildTimeout(said) from None
         except (wire.WireError, OSError) as error:
             raise ChildDied(self._obituary(error)) from None
+
+    def _wake(self) -> None:
+        if self._resting:
+            self._resting = False
+            self._signal(signal.SIGCONT)
+
+    def _rest(self) -> None:
+        """Stop it until it is asked again: what it left running takes nothing from whose turn it is."""
+        if self.sandboxed:
+            self._resting = True
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # It is not waited for before it is closed, so its number cannot be another's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has neither failed nor been closed."""
+        return not self._over.is_set()
 
     def resident(self) -> int:
         """Bytes of memory it holds; 0 where that cannot be told."""
@@ -163,11 +217,11 @@ class Child:
         self._line.close()
         # Once it was waited for, its number and those below may be another's: only what carries the mark is ours.
         known = {pid for pid in self._seen if pid in tree.marked(self._mark)} if self._seen else set()
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             tree.end(self._process.pid, self._mark, known)
-        else:
+        elif known or not self.sandboxed:
             tree.end_marked(self._mark)
-        self._process.wait()
+        self._wait(5.0)
         self._drain.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -175,6 +229,8 @@ class Child:
         """Ends a child that takes too much of the host. The kernel's limits do not count processes of root."""
         pid = self._process.pid
         while not self._over.wait(_POLL_S):
+            if self._resting:
+                continue
             others = tree.below(pid)
             self._seen |= others
             count = sum(map(tree.threads, others)) + tree.threads(pid)
@@ -190,11 +246,17 @@ class Child:
                     tree.end(pid, self._mark, others)
                 return
 
+    def _wait(self, seconds: float) -> int | None:
+        """Its exit code, if it has one within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while (code := self._process.poll()) is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return code
+
     def _obituary(self, error: Exception) -> str:
-        try:
-            code = self._process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            closed = "closed" in str(error) or isinstance(error, OSError)
+        closed = "closed" in str(error) or isinstance(error, OSError)
+        code = self._wait(2.0 if closed else 0.0)
+        if code is None:
             cause = (
                 "the process closed its line to the benchmark"
                 if closed
@@ -205,6 +267,22 @@ class Child:
         log = self.log()
         self.close()
         return f"{cause}\n{log}".strip()
+
+
+def _start(
+    place: Place, line: socket.socket, output: int, scratch: Path, surroundings: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    device = place.device.partition(":")[0]  # the environment shows it one device only
+    return subprocess.Popen(
+        [sys.executable, "-c", _CODE, str(line.fileno()), device, str(place.threads)],
+        pass_fds=[line.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is the parent's affair, and one kill ends most of what it starts
+        cwd=scratch,
+        env=surroundings,
+    )
 
 
 def _exit_cause(code: int) -> str:

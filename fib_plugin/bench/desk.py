@@ -40,6 +40,7 @@ class Desk:
         self._examiner = Examiner(place, timeout)
         self._maker = InputMaker(root, fresh_seed())
         self._reference: Reference | None = None
+        self._said = False
 
     def __enter__(self) -> Desk:
         return self
@@ -87,6 +88,9 @@ class Desk:
                 return
             yield f"{task.definition.name} {short_axes(task.workload)}: {solution.name}"
             outcome = self._examine(case, solution, () if yardstick else displaced)
+            if self._examiner.notes and not self._said:
+                self._said = True
+                yield LeftOut(0, f"this host's sandbox is weaker than it could be: {'; '.join(self._examiner.notes)}")
             if solution in displaced and outcome.solution_ms is None:
                 displaced.remove(solution)  # it does not run here, so there is nothing to compare with
             result = make_result(case, solution, outcome, self._environment, self._run_name, yardstick, roof)

@@ -1,7 +1,7 @@
-"""Sandbox: what the solution child gives up before it reads a solution. What is missing here is said, never hidden.
+"""Sandbox: what a solution child gives up before it reads a solution. What is missing here is said, never hidden.
 
-In two steps: `enter` while the process has one thread (files, capabilities), `confine` once torch is imported (limits
-that its import would break, system calls).
+The fork server's children call it first of all, while they have one thread: Landlock binds the thread that asks and
+those it starts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import struct
 import sys
@@ -18,9 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fib_plugin.bench import landlock
-
-#: Where the parent tells its child how to confine itself.
-ORDER = "FIB_BENCH_SANDBOX"
 
 _FILE_BYTES = 4 << 30
 _OPEN_FILES = 4096
@@ -45,68 +41,30 @@ _REFUSED = (
     *("clock_settime", "settimeofday", "clock_adjtime", "adjtimex", "sethostname", "acct", "quotactl"),
 )
 
-_entered: tuple[str, ...] | None = None
 
-
-def order(scratch: Path, readable: Sequence[Path], cache: Path, memory_bytes: int | None) -> str:
-    """What the parent puts into the child's environment under `ORDER`."""
-    return json.dumps([str(scratch), [str(path) for path in readable], str(cache), memory_bytes])
-
-
-def begin(device: str) -> None:
-    """First words of the child, before torch is imported: does `enter` if the parent ordered a sandbox."""
-    if ORDER in os.environ:
-        scratch, readable, cache, _ = json.loads(os.environ[ORDER])
-        enter(Path(scratch), [Path(path) for path in readable], Path(cache), device)
-
-
-def assigned(device: str) -> tuple[str, ...]:
-    """`confine` as the parent ordered it; nothing for a referee. Returns the protections that are missing."""
-    text = os.environ.pop(ORDER, None)
-    if text is None:
-        return ()
-    scratch, readable, cache, memory = json.loads(text)
-    return confine(Path(scratch), [Path(path) for path in readable], Path(cache), device, memory)
-
-
-def confine(
-    scratch: Path, readable: Sequence[Path], cache: Path, device: str, memory_bytes: int | None
-) -> tuple[str, ...]:
+def confine(scratch: Path, readable: Sequence[Path], device: str, memory_bytes: int | None) -> list[str]:
     """Give up network, other processes, files outside ``scratch`` and growth beyond ``memory_bytes``, for good.
 
-    Called after torch is imported and before anything of a solution is read. ``memory_bytes`` counts from here and
-    bounds the address space only where no CUDA is: CUDA reserves far more than it uses.
+    ``memory_bytes`` counts from here and bounds the address space only where no CUDA is: CUDA reserves far more than
+    it uses.
 
     Returns:
         Protections that this host lacks, in words.
     """
     if sys.platform != "linux":
-        return ("no sandbox on this system: it needs Linux",)
-    notes = list(enter(scratch, readable, cache, device))
-    _limit(device, memory_bytes)
-    notes += _filter_calls()
-    return tuple(notes)
-
-
-def enter(scratch: Path, readable: Sequence[Path], cache: Path, device: str) -> tuple[str, ...]:
-    """Give up files and capabilities. The second call does nothing and returns what the first one did."""
-    global _entered
-    if _entered is not None or sys.platform != "linux":
-        return _entered or ()
+        return ["no sandbox on this system: it needs Linux"]
     notes = []
-    with contextlib.suppress(ImportError, RuntimeError):
-        import pyseccomp  # looks for its library with a subprocess, which finds it no more later  # noqa: F401
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what it starts stays below it, where it can be ended
     if len(os.listdir("/proc/self/task")) > 1:
         notes.append("threads were running before the sandbox: Landlock does not bind them")
-    readables = [Path(path) for path in _SYSTEM] + _interpreter() + [*readable, cache]
+    readables = [Path(path) for path in _SYSTEM] + _interpreter() + list(readable)
     writables = [Path(path) for path in _DEVICES] + [Path(f"/proc/{os.getpid()}")]
     if device != "cpu":
         writables += [*Path("/dev").glob("nvidia*"), Path("/dev/dri"), Path("/dev/kfd")]
     notes += landlock.restrict(readables, writables, [scratch])
     notes += _drop_capabilities()
-    _entered = tuple(notes)
-    return _entered
+    _limit(device, memory_bytes)
+    return notes + _filter_calls()
 
 
 def _interpreter() -> list[Path]:

@@ -1,105 +1,126 @@
-"""Hot: times calls inside the child. Interleaved A B A B, so that what slows one sample slows its partner too."""
+"""Timing by the parent's clock: sides take turns in bursts, A B A B, so that what slows one slows its partner too.
+
+A side is a child that answers; no clock that a solution can reach is on record. The benchmark's examiner calls it.
+"""
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-# Bound before any solution is imported: a solution that replaces the clock later replaces nothing here.
-_now = time.perf_counter_ns
-_collect, _enable, _disable = gc.collect, gc.enable, gc.disable
+import numpy as np
 
-_SAMPLE_NS = 120_000
-_MOST_PAIRS = 151
+_BURST_NS = 1_500_000
+_MOST_CALLS = 2048
+_MOST_PAIRS = 101
 #: A solution this many times slower than the displaced op has lost; one sample says so as well as many.
 _HOPELESS = 3.0
-
-Sample = Callable[[Callable[..., Any], Sequence[Sequence[Any]]], float]
-
-#: What is timed, and the input sets that it rotates through.
-Contestant = tuple[Callable[..., Any], Sequence[Sequence[Any]]]
-
-
-def measure(contestants: Sequence[Contestant], seconds: float, device: str) -> list[list[float]]:
-    """Nanoseconds per call of each contestant, one value a sample, taken in turns over their rotating input sets.
-
-    All contestants have the same number of sets.
-    """
-    sample = _sample_cuda if device.startswith("cuda") else _sample_cpu
-    _collect()
-    _disable()
-    try:
-        return _interleave(contestants, seconds, sample)
-    finally:
-        _enable()
+_FEWEST_STEADY = 7
+#: Bursts are of random length, so that a solution cannot know which of its calls is the last one, which is judged.
+_SHORTEST = 0.6
+#: How much of a burst may pass outside of the child's own measurement of it, in bursts that nothing held up.
+_UNSEEN_SHARE, _UNSEEN_NS = 0.2, 200_000.0
+_LONG_NS, _TRIES, _LEAST_SEEN = 60_000_000, 4, 0.6
 
 
-def _interleave(contestants: Sequence[Contestant], seconds: float, sample: Sample) -> list[list[float]]:
-    count = _visit(contestants, seconds, sample)
-    contestants = [(call, sets[:count]) for call, sets in contestants]
-    estimates = [_estimate(call, sets, seconds, sample) for call, sets in contestants]
-    repeats = [max(1, min(2048, round(_SAMPLE_NS / estimate))) for estimate in estimates]
-    pair_ns = sum(estimate * repeat for estimate, repeat in zip(estimates, repeats, strict=True))
-    affordable = int(seconds * 1e9 / pair_ns)
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One burst: nanoseconds by the clock on record, by the child's own, and by the parent's; and how many calls."""
+
+    ns: float
+    own_ns: float
+    wall_ns: float
+    calls: int
+
+
+class Side(Protocol):
+    """What is timed."""
+
+    #: How far the measurement has come, from 0 to 1.
+    progress: float
+
+    @property
+    def sets(self) -> int:
+        """How many input sets it rotates through."""
+        ...
+
+    def burst(self, calls: int) -> Sample: ...
+
+
+def measure(sides: Sequence[Side], seconds: float, draw: np.random.Generator) -> list[list[Sample]]:
+    """Samples of each side, taken in turns; lists of equal length."""
+    _visit(sides, seconds)
+    found = [_calibrate(side, seconds) for side in sides]
+    estimates = [estimate for estimate, _ in found]
+    calls = [max(1, min(_MOST_CALLS, round(_BURST_NS / estimate))) for estimate in estimates]
+    pair_ns = sum(max(estimate * count, spent) for (estimate, spent), count in zip(found, calls, strict=True))
     fewest = 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
-    if len(contestants) == 1 or estimates[0] > _HOPELESS * min(estimates[:2]):
+    if len(sides) == 1:
+        fewest = 3 if pair_ns < 2e8 else 1
+    elif estimates[0] > _HOPELESS * min(estimates[:2]):
         fewest = 1
-    pairs = max(fewest, min(_MOST_PAIRS, affordable))
-    # A and B start half a round apart: neither finds its inputs warmed by the other.
-    position = [index * (count // len(contestants)) for index in range(len(contestants))]
-    found: list[list[float]] = [[] for _ in contestants]
-    for _ in range(pairs):
-        for index, (call, sets) in enumerate(contestants):
-            chunk = [sets[(position[index] + step) % count] for step in range(repeats[index])]
-            position[index] += repeats[index]
-            found[index].append(sample(call, chunk))
-    return found
+    pairs = max(fewest, min(_MOST_PAIRS, int(seconds * 1e9 / pair_ns)))
+    samples: list[list[Sample]] = [[] for _ in sides]
+    for pair in range(pairs):
+        for index, side in enumerate(sides):
+            side.progress = pair / pairs
+            count = int(draw.integers(max(1, round(_SHORTEST * calls[index])), calls[index] + 1))
+            samples[index].append(side.burst(count))
+    return samples
 
 
-def _visit(contestants: Sequence[Contestant], seconds: float, sample: Sample) -> int:
-    """Call everything once on each set: ops plan and pack weights at first sight, once per layer in an engine.
+def steady(samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
+    """Nanoseconds of a call, one value a burst of each side: of the half of the pairs whose answers were least late.
 
-    Returns how many sets there was time for.
+    A busy host holds up now a child, now its answer, which is no time of the solution's. Which pairs count depends on
+    the children's clocks, what they count as does not.
     """
-    start = _now()
-    total = len(contestants[0][1])
-    for index in range(total):
-        for call, sets in contestants:
-            sample(call, [sets[index]])
-        if _now() - start > seconds * 1e9:
-            return index + 1
-    return total
+    pairs = list(zip(*samples, strict=True))
+    late = [max(one.wall_ns - one.own_ns for one in pair) for pair in pairs]
+    best = sorted(range(len(pairs)), key=late.__getitem__)[: max(_FEWEST_STEADY, len(pairs) // 2)]
+    return [[side[index].ns / side[index].calls for index in sorted(best)] for side in samples]
 
 
-def _estimate(call: Callable[..., Any], sets: Sequence[Sequence[Any]], seconds: float, sample: Sample) -> float:
-    """Nanoseconds of a call, roughly."""
-    spent, best = 0.0, float("inf")
-    for count in range(2 * len(sets)):
-        took = sample(call, [sets[count % len(sets)]])
-        spent, best = spent + took, min(best, took)
-        if spent > 0.05 * seconds * 1e9:
+def disagrees(side: Side, samples: Sequence[Sample]) -> str:
+    """How the child's clock differs from the parent's, in words; empty where it does not, noise aside.
+
+    What looks so is tried again in bursts so long that what a busy host adds to them, which no child's clock sees, is
+    the lesser part.
+    """
+    unseen = [abs(sample.wall_ns - sample.own_ns) - _UNSEEN_SHARE * sample.wall_ns for sample in samples]
+    if float(np.quantile(unseen, 0.1)) <= _UNSEEN_NS:
+        return ""
+    call_ns = float(np.median([sample.wall_ns / sample.calls for sample in samples]))
+    calls = max(1, round(_LONG_NS / call_ns))
+    for _ in range(_TRIES):
+        one = side.burst(calls)
+        if _LEAST_SEEN < one.own_ns / one.wall_ns < 1.0 / _LEAST_SEEN:
+            return ""
+    return f"a burst takes {one.wall_ns / 1e3:.0f} us by the benchmark's clock and {one.own_ns / 1e3:.0f} us by its own"
+
+
+def _visit(sides: Sequence[Side], seconds: float) -> None:
+    """Call everything once on each set: ops plan and pack weights at first sight, once per layer in an engine."""
+    spent = 0.0
+    for _ in range(sides[0].sets):
+        for side in sides:
+            spent += side.burst(1).wall_ns
+        if spent > seconds * 1e9:
+            return
+
+
+def _calibrate(side: Side, seconds: float) -> tuple[float, float]:
+    """Nanoseconds of a call, roughly, and the shortest burst."""
+    calls, spent = 1, 0.0
+    while True:
+        took = side.burst(calls).ns
+        spent += took
+        if took > _BURST_NS / 4 or calls >= _MOST_CALLS:
             break
-    return max(best, 1.0)
-
-
-def _sample_cpu(call: Callable[..., Any], chunk: Sequence[Sequence[Any]]) -> float:
-    start = _now()
-    for arguments in chunk:
-        call(*arguments)
-    return (_now() - start) / len(chunk)
-
-
-def _sample_cuda(call: Callable[..., Any], chunk: Sequence[Sequence[Any]]) -> float:
-    import torch
-
-    event: Any = torch.cuda.Event
-    start, end = event(enable_timing=True), event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    for arguments in chunk:
-        call(*arguments)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) * 1e6 / len(chunk)
+        calls *= 4
+    while spent < 0.05 * seconds * 1e9:
+        again = side.burst(calls).ns
+        spent, took = spent + again, min(took, again)
+    estimate = max(took / calls, 1.0)
+    return estimate, estimate

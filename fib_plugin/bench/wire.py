@@ -5,10 +5,11 @@ Never pickle: the child runs untrusted code, and unpickling its words would run 
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -57,20 +58,24 @@ class Detach(msgspec.Struct, tag=True, frozen=True):
 
 
 class Load(msgspec.Struct, tag=True, frozen=True):
-    """Build a solution and keep it under ``key``. Solution and definition are JSON."""
+    """Load what was built in ``folder`` and keep it under ``key``. Solution and definition are JSON; no reference."""
 
     key: str
     solution: bytes
     definition: bytes
-    cache: str
+    folder: str
 
 
 class Run(msgspec.Struct, tag=True, frozen=True):
-    """One call, outputs into the blob."""
+    """One call, outputs into the blob.
+
+    ``watch`` notes which library ops are called and how many kernels are launched, "ghost" launches none of them.
+    """
 
     key: str
     blob: str
     layout: Layout
+    watch: Literal["", "calls", "ghost"] = ""
 
 
 class Draw(msgspec.Struct, tag=True, frozen=True):
@@ -86,40 +91,71 @@ class Draw(msgspec.Struct, tag=True, frozen=True):
 
 
 class Prepare(msgspec.Struct, tag=True, frozen=True):
-    """Copy input sets into memory of the child's own, to be timed on. Replaces those of the workload before."""
+    """Input sets to time on. Replaces those of the workload before."""
 
-    workload: str
     blob: str
     layouts: list[Layout]
 
 
-class Time(msgspec.Struct, tag=True, frozen=True):
-    """Time ``key`` on the prepared sets, interleaved with ``baseline`` if there is one."""
+class Burst(msgspec.Struct, tag=True, frozen=True):
+    """``calls`` calls in a row on the prepared sets, from set ``start`` on. ``fresh``: sets whose blob has changed.
+
+    ``toll``: what the adapter must do around a solution is called, in place of the op.
+    """
 
     key: str
-    baseline: str | None
-    seconds: float
+    start: int
+    calls: int
+    toll: bool = False
+    fresh: list[int] = []
 
 
-class Again(msgspec.Struct, tag=True, frozen=True):
-    """Refill prepared set ``index`` in place from the blob, call as it was timed, outputs into the blob."""
+class Keep(msgspec.Struct, tag=True, frozen=True):
+    """Write what the last call of the last burst returned into the blob. Asked for after the burst, never before."""
 
     key: str
-    index: int
     blob: str
     layout: Layout
 
 
+class Inspect(msgspec.Struct, tag=True, frozen=True):
+    """Look for what a solution may have replaced, and for threads that it left."""
+
+    key: str
+
+
+class Ping(msgspec.Struct, tag=True, frozen=True):
+    """Answer at once: wakes a process up, and measures the line."""
+
+
+class Fork(msgspec.Struct, tag=True, frozen=True):
+    """To a fork server: start a child. The descriptors of its line and of its output follow."""
+
+    environment: dict[str, str]
+    scratch: str
+    readable: list[str]
+    memory: int
+
+
+class Poll(msgspec.Struct, tag=True, frozen=True):
+    """To a fork server: has that child ended?"""
+
+    pid: int
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """Done; nothing to say."""
+    """Done. ``notes``, in a child's first words: protections that its host lacks."""
+
+    notes: list[str] = []
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """The solution (or the displaced op) raised. ``build``: before it could be called."""
+    """The solution (or the displaced op) raised. ``build``: before it could be called; ``denied``: by the sandbox."""
 
     key: str
     build: bool
     log: str
+    denied: bool = False
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -132,10 +168,14 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct, tag=True, frozen=True):
-    """Outputs of one call."""
+    """Outputs of one call, and what was seen beside it."""
 
     outputs: list[Output]
     seconds: float
+    changed_late: bool = False
+    threads: int = 0
+    library: list[str] = []
+    launches: int | None = None
 
 
 class Drawn(msgspec.Struct, tag=True, frozen=True):
@@ -145,16 +185,38 @@ class Drawn(msgspec.Struct, tag=True, frozen=True):
     outputs: list[Output]
 
 
-class Timed(msgspec.Struct, tag=True, frozen=True):
-    """Nanoseconds a call, one value a sample; the lists are pairs, those of baseline and toll may be empty."""
+class Sampled(msgspec.Struct, tag=True, frozen=True):
+    """Nanoseconds of a whole burst by the child's own clock, or by the device's events."""
 
-    solution_ns: list[float]
-    baseline_ns: list[float]
-    toll_ns: list[float] = []
+    ns: float
 
 
-Request = Attach | Detach | Load | Run | Draw | Prepare | Time | Again
-Reply = Ready | Failed | Ran | Drawn | Timed
+class Kept(msgspec.Struct, tag=True, frozen=True):
+    """The form of what was written into the blob."""
+
+    outputs: list[Output]
+
+
+class Inspected(msgspec.Struct, tag=True, frozen=True):
+    """Names of what is no longer what it was."""
+
+    patched: list[str]
+
+
+class Forked(msgspec.Struct, tag=True, frozen=True):
+    """The new child."""
+
+    pid: int
+
+
+class Exited(msgspec.Struct, tag=True, frozen=True):
+    """The child's exit code, negative for a signal; None while it runs."""
+
+    code: int | None
+
+
+Request = Attach | Detach | Load | Run | Draw | Prepare | Burst | Keep | Inspect | Ping | Fork | Poll
+Reply = Ready | Failed | Ran | Drawn | Sampled | Kept | Inspected | Forked | Exited
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
@@ -174,6 +236,12 @@ def send(line: socket.socket, message: Request | Reply) -> None:
         raise
     except OSError as error:
         raise WireError(str(error)) from error
+
+
+def pending(line: socket.socket) -> bool:
+    """Whether something lies unread on the line, which between an answer and the next question nothing should."""
+    readable, _, _ = select.select([line], [], [], 0)
+    return bool(readable)
 
 
 def receive_reply(line: socket.socket, deadline: float) -> Reply:

@@ -1,11 +1,12 @@
 """The child: builds and runs what the parent names, and returns raw outputs and raw times. It judges nothing.
 
-Started by `fib_plugin.bench.child`. It never holds a reference output, a tolerance or a seed.
+Started by `fib_plugin.bench.child`. It never holds a reference, its outputs, a tolerance or a seed.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import os
 import signal
@@ -19,40 +20,55 @@ from typing import Any
 
 import torch
 
-from fib_plugin.bench import wire
+from fib_plugin.bench import watching, wire
 from fib_plugin.bench.blob import Blob, spoil
-from fib_plugin.bench.timing import Contestant, measure
-from fib_plugin.build import BuildError, Runnable, build
+from fib_plugin.bench.burst import burst, burst_cuda
+from fib_plugin.bench.integrity import snapshot
+from fib_plugin.build import BuildError, Runnable, load
 from fib_plugin.schema import Definition, Solution, parse
 
 _PR_SET_PDEATHSIG = 1
 _LOG_CHARS = 8000
 
 
+#: How long a call's output is watched for changes after it was returned.
+_LATE_S = 0.002
+_DENIED = (errno.EPERM, errno.EACCES, errno.ENOMEM)
+
+
 class Worker:
     """State of one child: solutions built, blobs attached, input sets to time on."""
 
-    def __init__(self, line: socket.socket, device: str, threads: int) -> None:
+    __slots__ = ("_blobs", "_changed", "_device", "_handlers", "_last", "_line", "_prepared", "_runnables", "_sets",
+                 "_shared", "_threads")  # fmt: skip
+
+    def __init__(self, line: socket.socket, device: str, threads: int, changed: Callable[[], list[str]]) -> None:
         self._line = line
         self._device = device
         self._threads = threads
+        self._changed = changed
         self._runnables: dict[str, Runnable] = {}
         self._blobs: dict[str, Blob] = {}
         self._sets: list[list[Any]] = []
+        self._shared: list[list[Any]] = []
+        self._prepared: dict[tuple[str, bool], tuple[Callable[..., Any], Sequence[Sequence[Any]]]] = {}
+        self._last: Any = None
         self._handlers: dict[type, Callable[[Any], wire.Reply]] = {
+            wire.Ping: lambda request: wire.Ready(),
             wire.Attach: self._attach,
             wire.Detach: self._detach,
             wire.Load: self._load,
             wire.Run: self._run,
             wire.Draw: self._draw,
             wire.Prepare: self._prepare,
-            wire.Time: self._time,
-            wire.Again: self._again,
+            wire.Burst: self._burst,
+            wire.Keep: self._keep,
+            wire.Inspect: self._inspect,
         }
 
-    def serve(self) -> None:
+    def serve(self, notes: list[str]) -> None:
         """Answer requests until the parent is gone."""
-        wire.send(self._line, wire.Ready())
+        wire.send(self._line, wire.Ready(notes))
         with torch.inference_mode():
             while True:
                 try:
@@ -60,8 +76,9 @@ class Worker:
                 except wire.WireError:
                     return
                 reply = self._answer(request)
-                sys.stdout.flush()
-                sys.stderr.flush()
+                if type(request) is not wire.Burst:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
                 wire.send(self._line, reply)
 
     def _answer(self, request: wire.Request) -> wire.Reply:
@@ -69,11 +86,9 @@ class Worker:
         try:
             return self._handlers[type(request)](request)
         except BuildError as error:
-            return wire.Failed(key, True, str(error)[:_LOG_CHARS])
-        except _BaselineFailed as error:
-            return wire.Failed(error.key, False, error.log[-_LOG_CHARS:])
-        except (Exception, SystemExit):
-            return wire.Failed(key, False, _own_frames(traceback.format_exc())[-_LOG_CHARS:])
+            return wire.Failed(key, True, str(error)[:_LOG_CHARS], _denied(error.__cause__))
+        except (Exception, SystemExit) as error:
+            return wire.Failed(key, False, _own_frames(traceback.format_exc())[-_LOG_CHARS:], _denied(error))
 
     def _attach(self, request: wire.Attach) -> wire.Reply:
         _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
@@ -87,19 +102,39 @@ class Worker:
     def _load(self, request: wire.Load) -> wire.Reply:
         if request.key not in self._runnables:
             solution, definition = parse(Solution, request.solution), parse(Definition, request.definition)
-            self._runnables[request.key] = build(solution, definition, Path(request.cache))
+            self._runnables[request.key] = load(solution, definition, Path(request.folder))
             torch.set_num_threads(self._threads)  # an engine's import may have changed it
         return wire.Ready()
 
     def _run(self, request: wire.Run) -> wire.Reply:
-        blob, layout = self._blobs[request.blob], request.layout
+        blob, layout, runnable = self._blobs[request.blob], request.layout, self._runnables[request.key]
         shared = blob.arguments(layout.inputs)
         inputs = self._here(shared)
+        seen = watching.Seen()
+        before, python = watching.thread_count(), watching.python_threads()
         start = time.perf_counter()
-        outputs = self._call(self._runnables[request.key], inputs, blob, layout)
+        if request.watch:
+            with watching.watching(request.watch == "ghost") as seen:
+                outputs, live = self._call(runnable, inputs, blob, layout)
+        else:
+            outputs, live = self._call(runnable, inputs, blob, layout)
         seconds = time.perf_counter() - start
+        left = watching.python_threads() - python
+        grown = watching.thread_count() - before
+        late = self._changes_late(live, blob, layout)
         self._bring_back(shared, inputs)
-        return wire.Ran(outputs, seconds)
+        return wire.Ran(outputs, seconds, late, max(left, grown if left > 0 else 0), seen.library, seen.launches)
+
+    def _changes_late(self, live: Sequence[Any], blob: Blob, layout: wire.Layout) -> bool:
+        """Whether outputs change after they were returned: work that goes on elsewhere."""
+        time.sleep(_LATE_S)
+        watching.synchronize(self._device)
+        for value, place in zip(live, layout.outputs, strict=False):
+            if _fits(_describe(value), place):
+                kept = blob.tensor(place)
+                if kept.numel() and not torch.equal(_bytes(value.to("cpu")), _bytes(kept)):
+                    return True
+        return False
 
     def _draw(self, request: wire.Draw) -> wire.Reply:
         blob, layout = self._blobs[request.blob], request.layout
@@ -114,7 +149,7 @@ class Worker:
             spent = time.perf_counter() - start
             if (spent > request.seconds and calls >= request.least) or spent > request.limit_s:
                 break
-            outputs = self._call(runnable, inputs, blob, row)
+            outputs, _ = self._call(runnable, inputs, blob, row)
             if calls:
                 rows[calls].copy_(rows[0])
             else:
@@ -125,50 +160,46 @@ class Worker:
         return wire.Drawn(calls, outputs)
 
     def _prepare(self, request: wire.Prepare) -> wire.Reply:
+        self._sets, self._shared, self._prepared, self._last = [], [], {}, None  # free the old ones first
+        if not request.layouts:
+            return wire.Ready()
         blob = self._blobs[request.blob]
-        self._sets = []  # free the old ones first
-        self._sets = [
-            [value.to(self._device, copy=True) if isinstance(value, torch.Tensor) else value for value in arguments]
-            for arguments in (blob.arguments(layout.inputs) for layout in request.layouts)
-        ]
+        self._shared = [blob.arguments(layout.inputs) for layout in request.layouts]
+        self._sets = [self._here(shared) for shared in self._shared]
         return wire.Ready()
 
-    def _time(self, request: wire.Time) -> wire.Reply:
-        contestants = [self._contestant(request.key)]
-        if request.baseline is not None:
-            contestants += self._trusted(request.baseline)
-        found = measure(contestants, request.seconds, self._device)
-        return wire.Timed(found[0], *found[1:]) if len(found) > 1 else wire.Timed(found[0], [])
+    def _burst(self, request: wire.Burst) -> wire.Reply:
+        self._last = None
+        if self._device != "cpu":
+            for index in request.fresh:
+                for own, value in zip(self._sets[index], self._shared[index], strict=True):
+                    if isinstance(own, torch.Tensor):
+                        own.copy_(value)
+        call, sets = self._contestant(request.key, request.toll)
+        took, self._last = (burst if self._device == "cpu" else burst_cuda)(call, sets, request.start, request.calls)
+        return wire.Sampled(took)
 
-    def _contestant(self, key: str) -> Contestant:
-        runnable = self._runnables[key]
-        if runnable.setup is None:
-            return runnable.call, self._sets
-        return _ready, [[runnable.setup(*arguments)] for arguments in self._sets]
-
-    def _trusted(self, key: str) -> list[Contestant]:
-        """The displaced op and its toll, after one trial call that tells their failures from the solution's."""
-        try:
-            trusted = [self._contestant(key)]
-            toll = self._runnables[key].toll
-            if toll is not None:
-                trusted.append((_ready, [[toll(*arguments)] for arguments in self._sets]))
-            for call, sets in trusted:
-                call(*sets[0])
-        except Exception as error:
-            raise _BaselineFailed(key, traceback.format_exc()) from error
-        return trusted
-
-    def _again(self, request: wire.Again) -> wire.Reply:
-        blob, layout, inputs = self._blobs[request.blob], request.layout, self._sets[request.index]
-        for index, value in enumerate(blob.arguments(layout.inputs)):
-            if isinstance(value, torch.Tensor):
-                inputs[index].copy_(value)
+    def _contestant(self, key: str, toll: bool) -> tuple[Callable[..., Any], Sequence[Sequence[Any]]]:
+        """What is called, and on what: an engine prepares beforehand what it need not do in a call."""
+        found = self._prepared.get((key, toll))
+        if found is None:
+            runnable = self._runnables[key]
+            make = runnable.toll if toll else runnable.setup
+            if make is None and toll:
+                found = _nothing, self._sets
+            elif make is None:
+                found = runnable.call, self._sets
             else:
-                inputs[index] = value
-        start = time.perf_counter()
-        outputs = self._store(self._runnables[request.key].call(*inputs), blob, layout)
-        return wire.Ran(outputs, time.perf_counter() - start)
+                found = _ready, [[make(*arguments)] for arguments in self._sets]
+            self._prepared[key, toll] = found
+        return found
+
+    def _keep(self, request: wire.Keep) -> wire.Reply:
+        watching.synchronize(self._device)
+        return wire.Kept(self._store(self._last, self._blobs[request.blob], request.layout)[0])
+
+    def _inspect(self, request: wire.Inspect) -> wire.Reply:
+        return wire.Inspected(self._changed())
 
     def _here(self, shared: Sequence[Any]) -> list[Any]:
         if self._device == "cpu":
@@ -182,7 +213,9 @@ class Worker:
                 if isinstance(target, torch.Tensor):
                     target.copy_(value)
 
-    def _call(self, runnable: Runnable, inputs: list[Any], blob: Blob, layout: wire.Layout) -> list[wire.Output]:
+    def _call(
+        self, runnable: Runnable, inputs: list[Any], blob: Blob, layout: wire.Layout
+    ) -> tuple[list[wire.Output], Sequence[Any]]:
         if not runnable.solution.spec.destination_passing_style:
             return self._store(runnable.call(*inputs), blob, layout)
         places = [blob.tensor(place) for place in layout.outputs]
@@ -191,23 +224,22 @@ class Worker:
         outputs = self._here(places)
         runnable.into(*inputs, *outputs)
         self._bring_back(places, outputs)
-        return [_describe(output) for output in outputs]
+        # Given outputs lie in the blob itself: what is watched for late changes is a copy of how they are now.
+        if self._device == "cpu":
+            outputs = [output.clone() for output in outputs]
+        return [_describe(output) for output in outputs], outputs
 
-    def _store(self, result: Any, blob: Blob, layout: wire.Layout) -> list[wire.Output]:
+    def _store(self, result: Any, blob: Blob, layout: wire.Layout) -> tuple[list[wire.Output], Sequence[Any]]:
         values = result if type(result) is tuple else (result,)
         described = [_describe(value) for value in values]
         for value, output, place in zip(values, described, layout.outputs, strict=False):
-            if output.kind == "torch.Tensor" and (output.dtype, output.shape) == (place.dtype, place.shape):
+            if _fits(output, place):
                 blob.tensor(place).copy_(value)
-        return described
+        return described, values
 
 
-class _BaselineFailed(Exception):
-    """The displaced op raised, which is no fault of the solution."""
-
-    def __init__(self, key: str, log: str) -> None:
-        super().__init__(log)
-        self.key, self.log = key, log
+def _nothing(*arguments: Any) -> None:
+    """The toll of an adapter that asks for none."""
 
 
 def _ready(call: Callable[[], Any]) -> Any:
@@ -221,6 +253,21 @@ def _describe(value: Any) -> wire.Output:
     return wire.Output(kind, str(value.dtype).removeprefix("torch."), tuple(value.shape), value.device.type)
 
 
+def _fits(output: wire.Output, place: wire.TensorArg) -> bool:
+    return output.kind == "torch.Tensor" and (output.dtype, output.shape) == (place.dtype, place.shape)
+
+
+def _bytes(value: torch.Tensor) -> torch.Tensor:
+    return value.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _denied(error: BaseException | None) -> bool:
+    """Whether the sandbox is what refused: a right, or memory."""
+    if isinstance(error, OSError):
+        return error.errno in _DENIED
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def _own_frames(text: str) -> str:
     """A traceback from the solution's first frame on."""
     lines = text.splitlines()
@@ -232,15 +279,17 @@ def _own_frames(text: str) -> str:
     return "\n".join(head + rest)
 
 
-def main(descriptor: int, device: str, threads: int) -> None:
+def main(descriptor: int, device: str, threads: int, notes: list[str] | None = None) -> None:
     """Serve on an inherited socket until it closes."""
     if sys.platform == "linux":  # a parent that was killed cannot end us
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    faulthandler.enable()
-    torch.set_num_threads(threads)
-    torch.seed()
     try:
-        Worker(socket.socket(fileno=descriptor), device, threads).serve()
+        faulthandler.enable()
+        torch.set_num_threads(threads)
+        torch.seed()
+        Worker(socket.socket(fileno=descriptor), device, threads, snapshot()).serve(notes or [])
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

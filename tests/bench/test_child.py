@@ -60,7 +60,7 @@ def test_half_a_message_times_out() -> None:
 
 
 def test_closing_a_child_ends_what_it_started(tmp_path: Path) -> None:
-    child = Child(Place("cpu", 1, tmp_path))
+    child = Child(Place("cpu", 1, tmp_path), None)
     child.request(wire.Detach("none"), 10.0)
     pid = child._process.pid
     child.close()

@@ -74,7 +74,7 @@ def results(traces: TraceSet, cache: Path) -> dict[str, BenchResult]:
         ("nan", "INCORRECT_NUMERICAL", "NaN or Inf differ"),
         ("writes_nothing", "INCORRECT_NUMERICAL", "nan expected"),
         ("mutates", "INCORRECT_NUMERICAL", "wrote to its inputs: hidden_states"),
-        ("remembers", "INCORRECT_NUMERICAL", "after timing, on changed inputs"),
+        ("remembers", "INCORRECT_NUMERICAL", "in a timed call"),
         ("subclass", "RUNTIME_ERROR", "not a torch.Tensor"),
         ("two_values", "RUNTIME_ERROR", "2 values were returned"),
         ("raises", "RUNTIME_ERROR", "ValueError: kaputt"),

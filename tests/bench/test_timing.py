@@ -1,58 +1,78 @@
-"""Interleaved timing."""
+"""Timing in turns, by a clock that the sides do not have."""
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 import pytest
 
-from fib_plugin.bench.timing import measure
-
-PAIR = [(0,), (1,)]
+from fib_plugin.bench.timing import Sample, disagrees, measure, steady
 
 
-def spin(microseconds: float) -> None:
-    end = time.perf_counter_ns() + microseconds * 1e3
-    while time.perf_counter_ns() < end:
-        pass
+class Pretended:
+    """A side that takes so long a call, and says so or something else."""
+
+    def __init__(
+        self, microseconds: float, log: list[tuple[str, int]], name: str = "", slow_clock: float = 1.0
+    ) -> None:
+        self.progress = 0.0
+        self.sets = 3
+        self._ns, self._log, self._name, self._slow = microseconds * 1e3, log, name, slow_clock
+        self._draw = np.random.default_rng(7)
+
+    def burst(self, calls: int) -> Sample:
+        self._log.append((self._name, calls))
+        wall = calls * self._ns * self._draw.uniform(0.99, 1.01)
+        return Sample(wall, wall / self._slow, wall + 30e3, calls)
 
 
-def test_two_calls_are_sampled_in_pairs_and_told_apart() -> None:
-    slow, fast = measure([(lambda x: spin(200), PAIR), (lambda x: spin(100), PAIR)], 0.1, "cpu")
+def timed(*sides: Pretended, seconds: float = 0.1) -> list[list[Sample]]:
+    return measure(sides, seconds, np.random.default_rng(1))
+
+
+def test_two_sides_are_sampled_in_pairs_and_told_apart() -> None:
+    slow, fast = steady(timed(Pretended(200, []), Pretended(100, [])))
     assert len(slow) == len(fast) >= 7
-    assert 1.5 < np.median(slow) / np.median(fast) < 2.5
+    assert np.median(slow) / np.median(fast) == pytest.approx(2.0, rel=0.03)
 
 
-def test_calls_take_turns_over_all_sets() -> None:
-    seen: list[tuple[str, int]] = []
-    calls = [lambda x: (seen.append(("a", x)), spin(300)), lambda x: (seen.append(("b", x)), spin(300))]
-    measure([(call, [(0,), (1,), (2,)]) for call in calls], 0.02, "cpu")
-    names = "".join(name for name, _ in seen[-14:])
-    assert names == "ab" * 7
-    assert {("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 2)} <= set(seen[-14:])
+def test_sides_take_turns() -> None:
+    log: list[tuple[str, int]] = []
+    timed(Pretended(300, log, "a"), Pretended(300, log, "b"))
+    assert "".join(name for name, _ in log[-14:]) == "ab" * 7
 
 
-def test_a_replaced_clock_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "perf_counter_ns", lambda: 0)
-    (times,) = measure([(lambda x: sum(range(1000)), [(0,)])], 0.02, "cpu")
-    assert np.median(times) > 1000
+def test_every_set_is_seen_once_before_anything_counts() -> None:
+    log: list[tuple[str, int]] = []
+    timed(Pretended(300, log, "a"), Pretended(300, log, "b"))
+    assert log[:6] == [("a", 1), ("b", 1)] * 3
+
+
+def test_a_burst_has_an_unforeseeable_length() -> None:
+    log: list[tuple[str, int]] = []
+    timed(Pretended(10, log), Pretended(10, log))
+    assert len({calls for _, calls in log[-20:]}) > 5
 
 
 def test_a_hopeless_solution_is_not_run_longer_than_needed() -> None:
-    count = [0]
-
-    def slow(x: int) -> None:
-        count[0] += 1
-        spin(100_000)
-
-    measure([(slow, PAIR), (lambda x: None, PAIR)], 0.05, "cpu")
-    assert count[0] <= 4
+    slow: list[tuple[str, int]] = []
+    timed(Pretended(100_000, slow), Pretended(1, []), seconds=0.05)
+    assert len(slow) <= 5
 
 
-def test_contestants_may_rotate_through_sets_of_their_own() -> None:
-    seen: list[object] = []
-    measure(
-        [(lambda x: spin(300), PAIR), (lambda ready: (seen.append(ready), spin(300)), [("p",), ("q",)])], 0.02, "cpu"
-    )
-    assert set(seen) == {"p", "q"}
+def test_pairs_that_the_host_held_up_do_not_count() -> None:
+    held_up = [Sample(9e6, 1e6, 9e6, 10) for _ in range(8)]
+    fine = [Sample(1e6, 1e6, 1e6, 10) for _ in range(12)]
+    mine, theirs = steady([held_up + fine, [*fine, *fine][:20]])
+    assert set(mine) == set(theirs) == {1e5}
+
+
+@pytest.mark.parametrize(("slow_clock", "caught"), [(1.0, False), (10.0, True), (0.1, True)])
+def test_a_clock_of_the_child_that_disagrees_is_seen(slow_clock: float, caught: bool) -> None:
+    side = Pretended(50, [], slow_clock=slow_clock)
+    (samples,) = timed(side)
+    assert bool(disagrees(side, samples)) is caught
+
+
+def test_a_busy_host_is_no_foul() -> None:
+    late = [Sample(8e6, 1e5, 8e6, 100) for _ in range(7)]
+    assert disagrees(Pretended(1, []), late) == ""

@@ -1,0 +1,101 @@
+"""Conduct: fouls that no value and no time shows. The examiner calls the checks; each raises `Caught`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fib_plugin import judge
+from fib_plugin.bench import wire
+from fib_plugin.bench.case import Case, Trial
+from fib_plugin.bench.child import Place
+from fib_plugin.bench.form import check_form
+from fib_plugin.bench.fouls import Caught
+from fib_plugin.bench.roofline import floor_ms
+from fib_plugin.bench.seat import Refused, Seat
+from fib_plugin.schema import Language, Solution
+
+_KERNELS = (Language.TRITON, Language.CUDA, Language.CPP)
+
+#: Ops of torch that compute what a definition asks for. A kernel may allocate, copy, view and reduce a scalar; whoever
+#: says that he brings a kernel and calls one of these brings none.
+_LIBRARY = frozenset(
+    (
+        *("mm", "bmm", "addmm", "baddbmm", "mv", "matmul", "linear", "dot", "einsum", "_scaled_mm", "_grouped_mm"),
+        *("silu", "silu_", "gelu", "sigmoid", "softmax", "_softmax", "_log_softmax", "logsumexp"),
+        *("rms_norm", "_fused_rms_norm", "native_layer_norm", "layer_norm"),
+        *("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu"),
+        *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
+        *("_scaled_dot_product_cudnn_attention", "_flash_attention_forward", "_efficient_attention_forward"),
+        *("multinomial",),
+    )
+)
+
+
+def check_replaced(seat: Seat, key: str) -> None:
+    """Functions of torch, the interpreter and the benchmark are what they were before the solution was read."""
+    patched = seat.ask(wire.Inspect(key), wire.Inspected).patched
+    if patched:
+        raise Caught("patched", f"it replaced {', '.join(patched)} in its process")
+
+
+def check_conduct(case: Case, seat: Seat, key: str, solution: Solution) -> None:
+    """It does the same twice, and a solution that says it brings a kernel computes with that kernel."""
+    trial = case.trials[0]
+    language = solution.spec.language
+    watched = language in _KERNELS
+    trial.arm()
+    ran = seat.ask(wire.Run(key, trial.name, trial.layout, "calls" if watched else ""), wire.Ran)
+    outputs = _outputs(case, trial, ran, seat)
+    if (
+        case.config.evaluator == "elementwise"
+        and not judge.outputs(case.definition, outputs, trial.expected[: len(outputs)], case.config.tolerance).passed
+    ):
+        raise Caught("nondeterministic", "the same inputs gave a wrong answer when they came again")
+    if not watched:
+        return
+    library = sorted(set(ran.library) & _LIBRARY)
+    if library:
+        raise Caught("library_call", f"it says {language.value} and calls {', '.join(library)} of torch")
+    if language is not Language.TRITON:
+        return
+    if not ran.launches:
+        raise Caught("no_kernel", "it says triton, and none of its kernels was launched")
+    trial.arm()
+    try:
+        ghost = seat.ask(wire.Run(key, trial.name, trial.layout, "ghost"), wire.Ran)
+    except Refused:  # without its kernels it does not even run
+        return
+    if (
+        case.config.evaluator == "elementwise"
+        and judge.outputs(
+            case.definition, _outputs(case, trial, ghost, seat), trial.expected, case.config.tolerance
+        ).passed
+    ):
+        raise Caught("no_kernel", "its answer is right without its kernels: they compute nothing of it")
+
+
+def check_floor(case: Case, place: Place, took_ms: float) -> None:
+    """No call is faster than its bytes can move."""
+    try:
+        floor = floor_ms(
+            case.definition,
+            case.workload.axes,
+            case.again.inputs,
+            device=place.device,
+            threads=place.threads,
+            mutates=case.config.mutates,
+            moving=case.timing.blob.size,
+        )
+    except ValueError:
+        return  # no such floor is known for it
+    if took_ms < floor:
+        raise Caught("too_fast", f"{took_ms * 1e3:.3g} us; the bytes alone take {floor * 1e3:.3g} us on this machine")
+
+
+def _outputs(case: Case, trial: Trial, ran: wire.Ran, seat: Seat) -> list[Any]:
+    if case.config.mutates:
+        trial.restore()
+    verdict = check_form(case.definition, trial.layout, ran.outputs, seat.child.place.device)
+    if verdict is not None:
+        raise Caught("nondeterministic", f"another call returned something else: {verdict.log}")
+    return trial.outputs()[: len(ran.outputs)]

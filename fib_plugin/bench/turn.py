@@ -1,0 +1,91 @@
+"""Turn: one side of a timing: bursts in a child by the parent's clock, and a look at what the last call returned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fib_plugin.bench import wire
+from fib_plugin.bench.case import Case
+from fib_plugin.bench.seat import Seat
+from fib_plugin.bench.timing import Sample
+from fib_plugin.judge import Verdict
+
+#: Judges what was returned for a set's inputs: (outputs as described, their data, index of the set).
+Check = Callable[[Sequence[wire.Output], int], Verdict]
+
+_CHECKING_S = 0.12
+_SLOW_REFERENCE_MS = 400.0
+
+
+class Turn:
+    """``check`` is for solutions: their sets change between bursts, and what they return on them is judged.
+
+    ``verdict`` is the first failed one.
+    """
+
+    def __init__(
+        self, seat: Seat, case: Case, key: str, latency_ns: float, check: Check | None = None, toll: bool = False
+    ) -> None:
+        self.progress = 0.0
+        self.verdict: Verdict | None = None
+        self.kept = 0
+        self._seat, self._case, self._key, self._toll = seat, case, key, toll
+        self._latency = latency_ns
+        self._check = check
+        self._sets = case.sets(seat.displaced)
+        self._draw = np.random.default_rng()
+        self._position = int(self._draw.integers(len(self._sets)))
+        self._spent = 0.0
+        names = list(case.definition.inputs)
+        self._mutated = [index for index, name in enumerate(names) if name in case.config.mutates]
+        self._on_device = seat.child.place.device != "cpu"
+
+    @property
+    def sets(self) -> int:
+        return len(self._sets)
+
+    def burst(self, calls: int) -> Sample:
+        """One burst. On a GPU its time is that of the device's events, on a CPU that of the parent's clock."""
+        seat, start = self._seat, self._position
+        used = sorted({(start + step) % self.sets for step in range(min(calls, self.sets))})
+        fresh = self._renew(used)
+        seat.ask(wire.Ping(), wire.Ready)  # it wakes up on its own time
+        sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, fresh), wire.Sampled)
+        wall = max(1.0, seat.child.took_ns - self._latency)
+        self._position = (start + calls) % self.sets
+        if self._check is not None and self._wanted(calls):
+            self._look(self._check, (start + calls - 1) % self.sets)
+        on_record = sampled.ns if self._on_device else wall
+        return Sample(max(on_record, 1.0), sampled.ns, wall, calls)
+
+    def _renew(self, used: Sequence[int]) -> list[int]:
+        """Other contents in the sets of the next burst; which ones the child must copy to its device."""
+        if self._mutated:
+            for index in used:
+                self._sets.refill(index)
+        if self._check is None:
+            return list(used) if self._mutated and self._on_device else []
+        touched = used[-2:] if self._on_device else used
+        for index in touched:
+            self._sets.touch(index, self._draw)
+        return list(used if self._mutated else touched) if self._on_device else []
+
+    def _wanted(self, calls: int) -> bool:
+        if self.verdict is not None or (self._mutated and calls > self.sets):
+            return False
+        fewest = 1 if self._case.reference_ms > _SLOW_REFERENCE_MS else 3
+        return self.kept < fewest or self._spent < _CHECKING_S * (self.progress + 0.1)
+
+    def _look(self, check: Check, index: int) -> None:
+        start = time.perf_counter()
+        sets = self._sets
+        sets.poison()
+        kept = self._seat.ask(wire.Keep(self._key, sets.name, sets.output), wire.Kept)
+        verdict = check(kept.outputs, index)
+        self.kept += 1
+        self._spent += time.perf_counter() - start
+        if not verdict.passed:
+            self.verdict = verdict

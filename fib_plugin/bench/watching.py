@@ -1,0 +1,102 @@
+"""What a call does beside its result: library ops it calls, kernels it launches, threads it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_frames = sys._current_frames
+
+
+@dataclass(slots=True)
+class Seen:
+    """``launches`` is None where no launcher is loaded whose kernels could be counted."""
+
+    library: list[str] = field(default_factory=list)
+    launches: int | None = None
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the names of the ops that pass."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = names
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that it asks for imports the compiler: seconds, and nothing here is compiled
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def watching(ghost: bool) -> Iterator[Seen]:
+    """Count what is called inside; with ``ghost`` no kernel of Triton's is launched."""
+    seen = Seen()
+    launchers = _launchers()
+    if launchers:
+        seen.launches = 0
+    originals = [(owner, name, vars(owner)[name]) for owner, name in launchers]
+    for owner, name, original in originals:
+        setattr(owner, name, _counting(original, seen, ghost))
+    try:
+        with _Recorder(seen.library):
+            yield seen
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+        seen.library[:] = sorted(set(seen.library))
+
+
+def _counting(original: Any, seen: Seen, ghost: bool) -> Any:
+    def run(self: Any, *arguments: Any, **options: Any) -> Any:
+        if ghost:
+            return None
+        result = original(self, *arguments, **options)
+        if not options.get("warmup"):
+            seen.launches = (seen.launches or 0) + 1  # one that raised has launched nothing
+        return result
+
+    return run
+
+
+def _launchers() -> list[tuple[Any, str]]:
+    """Where Triton launches kernels, compiled and interpreted, if a solution imported it: class and method."""
+    found = []
+    for module, name, method in (
+        ("triton.runtime.jit", "JITFunction", "run"),
+        ("triton.runtime.interpreter", "GridExecutor", "__call__"),
+    ):
+        owner = getattr(sys.modules.get(module), name, None)
+        if isinstance(owner, type) and method in vars(owner):
+            found.append((owner, method))
+    return found
+
+
+def thread_count() -> int:
+    """Threads that run Python now, and native ones where they can be counted."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return len(_frames())
+
+
+def python_threads() -> int:
+    """Threads of the interpreter, those that `threading` does not know among them."""
+    return len(_frames())
+
+
+def synchronize(device: str) -> None:
+    """Wait for all that was started on the device, whatever its stream."""
+    if device != "cpu":
+        torch.cuda.synchronize()
