@@ -123,7 +123,7 @@ def _read(here: Path) -> dict[str, Fate]:
 def _escapes(chosen: list[Entry], folder: Path) -> dict[str, Fate]:
     """What the statuses do not tell: forged lines in the dataset, processes that outlived the run."""
     found = {}
-    files = [file for file in folder.rglob("*.jsonl") if "forged" in file.read_text(errors="replace")]
+    files = [file for file in folder.rglob("*.jsonl") if '\n{"forged"' in "\n" + file.read_text(errors="replace")]
     alive = {_comm(process) for process in Path("/proc").glob("[0-9]*")}
     for entry in chosen:
         if entry.fields.get("forges") and files:
@@ -164,7 +164,7 @@ def _main(here: Path) -> None:
             with (here / "fates.jsonl").open("a") as file:
                 file.write(json.dumps(asdict(fate)) + "\n")
 
-    run_bench(traces, progress=note, timeout=20.0, threads=1, cache=here.parent / "cache")
+    run_bench(traces, progress=note, timeout=30.0 if any(entry.cheats for entry in chosen) else 150.0, threads=1, cache=here.parent / "cache")
 
 
 def _fate(result: Any) -> Fate:

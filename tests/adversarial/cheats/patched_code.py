@@ -1,4 +1,4 @@
-"""Swaps the code object inside the sampling function: the function is the same object, its body is another."""
+"""Swaps the code object inside the timing function: the function is the same object, its body is another."""
 # expect: status=RUNTIME_ERROR foul=patched,time_mismatch,crashed definition=silu
 import sys
 import types
@@ -6,20 +6,20 @@ import types
 import torch
 
 
-def _forged(call, chunk, *rest):
-    for arguments in chunk:
-        call(*arguments)
-    return 1.0
+def _forged(call, sets, start, calls):
+    for at in range(start, start + calls):
+        last = call(*sets[at % len(sets)])
+    return 1.0, last
 
 
-_timing = sys.modules.get("fib_plugin.bench.timing")
+_timing = sys.modules.get("fib_plugin.bench.burst")
 _hit = 0
 for _name, _value in list(vars(_timing).items()) if _timing else []:
-    if isinstance(_value, types.FunctionType) and "sample" in _name.lower() and not _value.__code__.co_freevars:
+    if isinstance(_value, types.FunctionType) and "burst" in _name.lower() and not _value.__code__.co_freevars:
         _value.__code__ = _forged.__code__.replace(co_name=_name)
         _hit += 1
 if not _hit:
-    raise RuntimeError("no sampling function found")
+    raise RuntimeError("no timing function found")
 
 
 def run(x):
