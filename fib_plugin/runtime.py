@@ -95,6 +95,7 @@ class Runtime:
             probation=settings.probation,
             recheck_every=settings.recheck_every,
             nan_check_every=settings.nan_check_every,
+            margin=settings.apply_margin,
             found=self._reports.add,
         )
         self._chooser = Chooser(root, self.catalog, trust, self.guard, cache, settings.strict)

@@ -37,7 +37,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="level of our own log lines"
     )
-    apply_margin: float = Field(default=0.03, ge=0, description="a solution must beat the displaced op by this share")
+    apply_margin: float = Field(
+        default=0.03,
+        gt=-0.5,
+        description="a solution must beat the displaced op by this share; less than 0: may be that much slower alone",
+    )
     bench_threads: int | None = Field(default=None, ge=1, description="threads of a CPU benchmark; all cores if unset")
     apply_any_hardware: bool = Field(
         default=False, description="1: also use measurements from other hardware and versions"

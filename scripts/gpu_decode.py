@@ -35,6 +35,8 @@ from fib_plugin.compare.worker import Worker, WorkerError
 
 REPORT = Path(__file__).parents[1] / "tests" / "reports" / "vllm_gpu.json"
 SAMPLED = {"temperature": 0.8, "top_p": 0.9, "top_k": 50}
+#: Kernels of these overlap with each other's (see solutions/include/chain.h).
+ADAPTERS = "vllm.gemm,vllm.norm,vllm.activation"
 #: Decode steps of each batch while capturing: enough that these sizes are the most called ones.
 STEPS = 16
 
@@ -64,7 +66,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--sampling", action="store_true", help="temperature, top-k and top-p in place of greedy")
     parser.add_argument("--greedy", dest="sampling", action="store_false")
-    parser.add_argument("--adapters", default="vllm.gemm", help="FIB_ADAPTERS of capture and apply")
+    parser.add_argument("--adapters", default=ADAPTERS, help="FIB_ADAPTERS of capture and apply")
+    parser.add_argument(
+        "--margin", type=float, default=-0.03, help="FIB_APPLY_MARGIN: what overlaps gains in place only"
+    )
     parser.add_argument("--solutions", nargs="*", help="names or globs of solutions to benchmark; default: all")
     parser.add_argument("--bench-budget", type=float, default=100.0, help="seconds")
     parser.add_argument("--share", type=float, default=0.35, help="of the device's memory, for each of two engines")
@@ -90,6 +95,7 @@ class Report:
             "model": f"{name}, {options.layers} layers",
             "mode": "eager" if options.eager else "default",
             "adapters": options.adapters,
+            "margin": options.margin,
             "sampling": SAMPLED if options.sampling else "greedy",
             "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
             "seconds": {},
@@ -120,6 +126,7 @@ def run(options: argparse.Namespace, work: Path, report: Report) -> None:
         "FIB_CACHE_PATH": str(work / "cache"),
         "FIB_LOCK_PATH": str(lock),
         "FIB_ADAPTERS": options.adapters,
+        "FIB_APPLY_MARGIN": str(options.margin),
     }
     shape = {"layers": options.layers, "share": options.share, "tiny": options.tiny, "seqs": max(options.batches)}
     if not options.tiny:

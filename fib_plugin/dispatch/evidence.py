@@ -147,7 +147,7 @@ class Evidence:
 
     def _word(self, m: Measurement) -> float | None:
         """The ratio that a live measurement stands for, or None when it says nothing."""
-        if m.status != PASSED or (m.ratio is not None and m.ratio < 1):
+        if m.status != PASSED or (m.ratio is not None and m.ratio < min(1.0, self._least)):
             return 0.0
         return m.ratio_low if m.ratio_low is not None and m.ratio_low > self._least else None
 

@@ -39,6 +39,7 @@ class Guard:
         strict: a failure is raised instead.
         probation: compare a solution with the engine's op before it runs.
         recheck_every, nan_check_every: see Watch.
+        margin: by which a solution must be faster; less than 0: may be slower (see FIB_APPLY_MARGIN).
         found: is told every finding, for the record; called on the engine's thread.
     """
 
@@ -51,12 +52,15 @@ class Guard:
         probation: bool = True,
         recheck_every: int = 0,
         nan_check_every: int = 0,
+        margin: float = 0.0,
         found: Callable[[Trial, Finding], None] = lambda trial, finding: None,
     ) -> None:
         self._sites = sites
         self._quarantine = quarantine
         self._probation = probation
         self._watch = (recheck_every, nan_check_every)
+        #: What was shown by a benchmark need not be shown again, but nothing may be slower than was asked for.
+        self._least = 1.0 + min(0.0, margin)
         self._found = found
         self._lock = threading.RLock()
         self._hashes: dict[str, str] = {}
@@ -163,7 +167,7 @@ class Guard:
         def settle(trial: Trial, finding: Finding) -> None:
             self._settle(trial, finding, key, config)
 
-        entry.trial = Trial(site, entry, runnable, config, self.budget, settle, steps)
+        entry.trial = Trial(site, entry, runnable, config, self.budget, settle, steps, self._least)
         return entry
 
     def _settle(self, trial: Trial, finding: Finding, key: Hashable, config: EvaluationConfig) -> None:

@@ -23,6 +23,7 @@ class Reason(str, Enum):
     PROBATION = "probation"
     WRONG_HERE = "wrong_here"
     SLOWER_HERE = "slower_here"
+    NOT_CAPTURABLE = "not_capturable"
     HARMFUL = "harmful"
     SOLUTION_RAISED = "solution_raised"
     QUARANTINED = "quarantined"
@@ -48,6 +49,7 @@ REMEDIES: dict[str, str] = {
     Reason.PROBATION.value: "the engine's op answered while the solution was compared with it; nothing to do",
     Reason.WRONG_HERE.value: "the solution's result differed from the engine's on a live call; see the log",
     Reason.SLOWER_HERE.value: "the solution was not faster than the engine's op in this engine; nothing to do",
+    Reason.NOT_CAPTURABLE.value: "a CUDA graph can hold the engine's op but not the solution: rid it of syncs",
     Reason.HARMFUL.value: "the solution changed what is not its own (an input, the random state); see the log",
     Reason.SOLUTION_RAISED.value: "the solution failed in the engine and is out until `fib trust add` clears it",
     Reason.QUARANTINED.value: "the solution failed on this host earlier and is out until `fib trust add` clears it",

@@ -15,23 +15,22 @@ from fib_plugin import judge, ops
 from fib_plugin.build import Runnable
 from fib_plugin.dispatch.budget import Budget
 from fib_plugin.dispatch.canary import Canary
+from fib_plugin.dispatch.graph_clock import NotCapturable
 from fib_plugin.dispatch.host_state import HostState
+from fib_plugin.dispatch.race import PAIRS, Race, SideError
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Entry, Make, Site
-from fib_plugin.dispatch.stopwatch import capturing, sample
+from fib_plugin.dispatch.stopwatch import capturing
 from fib_plugin.judge import Verdict
 from fib_plugin.ops import EvaluationConfig
 from fib_plugin.schema import EvaluationStatus
 
 #: Live calls that are compared; warm-up passes bring one for each layer.
 STEPS = 3
-#: Timed pairs over all steps, and how long one sample should last to be above the clock's noise.
-PAIRS = 18
-_SAMPLE_NS = 50_000
-_MOST_REPEATS = 8
 #: Draws from each distribution that a sampler is judged by.
 _DRAWS = 512
-_MOST_LAYERS = 64
+#: Further calls that a trial on a GPU waits for, to meet the weights of more layers.
+_MORE = 12
 
 
 @dataclass(slots=True)
@@ -72,6 +71,7 @@ class Trial:
     Args:
         settle: is told the finding, once.
         steps: live calls to compare.
+        least: the ratio that it must reach, at most 1 (see FIB_APPLY_MARGIN).
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Trial:
         budget: Budget,
         settle: Callable[[Trial, Finding], None],
         steps: int = STEPS,
+        least: float = 1.0,
     ) -> None:
         self.site = site
         self.entry = entry
@@ -93,6 +94,7 @@ class Trial:
         self._budget = budget
         self._settle = settle
         self._steps = steps
+        self._least = least
         self._done = False
         self._lock = threading.Lock()
         self._compared = 0
@@ -102,8 +104,7 @@ class Trial:
         self._names = list(site.definition.inputs)
         const = site.definition.const_axes
         specs = site.definition.inputs.values()
-        self._weights = [i for i, s in enumerate(specs) if s.shape and all(axis in const for axis in s.shape)]
-        self._layers: dict[tuple[int, ...], tuple[Any, ...]] = {}
+        self._race = Race([i for i, s in enumerate(specs) if s.shape and all(axis in const for axis in s.shape)])
         self._finding = Finding(Verdict(EvaluationStatus.PASSED), None)
 
     def forked(self) -> None:
@@ -141,15 +142,19 @@ class Trial:
         inputs = args if make is None else make(*args)
         device = next(value.device for value in inputs if hasattr(value, "device"))
         state = HostState(device)
+        problem: _Problem | None = None
+        timed = False
         try:
-            problem = self._compare(inputs, args, state)
+            if self._compared < self._steps:
+                problem = self._compare(inputs, args, state)
             if problem is None:
-                self._time(make, args, inputs, device)
+                timed = self._time(make, args, inputs, device)
         except _SolutionError as raised:
-            error = raised.__cause__
-            assert isinstance(error, Exception)
-            verdict = Verdict(EvaluationStatus.RUNTIME_ERROR, log=repr(error))
-            problem = (verdict, Reason.SOLUTION_RAISED, repr(error), error)
+            problem = _failed(raised, Reason.SOLUTION_RAISED)
+        except SideError as raised:
+            problem = _failed(raised, Reason.SOLUTION_RAISED)
+        except NotCapturable as raised:
+            problem = _failed(raised, Reason.NOT_CAPTURABLE)
         finally:
             # Serving must not notice: the random state above all.
             state.restore()
@@ -157,10 +162,11 @@ class Trial:
         if problem is not None:
             finding.verdict, finding.reason, finding.detail, finding.error = problem
         self._compared += 1
-        if problem is None and self._compared < self._steps:
+        if problem is None and not timed:
             return None
         self._keep(inputs)
-        if problem is None and finding.times().value < 1.0:
+        finding.solution_ns, finding.original_ns = self._race.solution_ns, self._race.original_ns
+        if problem is None and finding.times().value < self._least:
             finding.reason = Reason.SLOWER_HERE
         return finding
 
@@ -239,53 +245,29 @@ class Trial:
 
     # ---- fast? --------------------------------------------------------------------------------------------------
 
-    def _time(self, make: Make | None, args: tuple[Any, ...], inputs: tuple[Any, ...], device: Any) -> None:
-        """Timed pairs, each side first in turn, on the weights of different layers: they come from memory."""
+    def _time(self, make: Make | None, args: tuple[Any, ...], inputs: tuple[Any, ...], device: Any) -> bool:
+        """Whether all times are there. A CPU is timed at every step; a GPU at the end, as it will run: in a graph."""
         assert self.site.original is not None
         original, finish, call = self.site.original.call, self.site.original.finish, self.runnable.call
         if make is None:
-            self._remember(inputs)
+            self._race.meet(inputs)
+        last = self._compared + 1 >= self._steps
+        graphs = device.type == "cuda" and not self._samples
+        if graphs and not (last and (self._race.cold(device) or self._compared + 1 >= self._steps + _MORE)):
+            return False
 
         def ours(*given: Any) -> None:
             result = call(*given) if make is None else call(*make(*given))
             if finish is not None:
                 finish(result)
 
-        layers = list(self._layers.values())
-        turn, repeats = 0, 1
-        for pair in range(-(-PAIRS // self._steps) + 1):
-            chunks = [[self._on_layer(args, layers, turn + step + side) for step in range(repeats)] for side in (0, 1)]
-            turn += repeats + 1
-            chunks[1] = [self._private(each) for each in chunks[1]]
-            if make is None and self._config.mutates:
-                chunks[0] = [self._private(each) for each in chunks[0]]
-            order = (0, 1) if pair % 2 else (1, 0)
-            took = {}
-            for side in order:
-                try:
-                    took[side] = sample((ours, original)[side], chunks[side], device)
-                except Exception as error:
-                    if side == 1:
-                        raise
-                    raise _SolutionError from error
-            if pair == 0:  # warms up, and tells how many calls make a sample
-                repeats = max(1, min(_MOST_REPEATS, int(_SAMPLE_NS / max(1.0, min(took.values())))))
-                continue
-            self._finding.solution_ns.append(took[0])
-            self._finding.original_ns.append(took[1])
-
-    def _remember(self, inputs: tuple[Any, ...]) -> None:
-        if self._weights and len(self._layers) < _MOST_LAYERS:
-            weights = tuple(inputs[i] for i in self._weights)
-            self._layers[tuple(weight.data_ptr() for weight in weights)] = weights
-
-    def _on_layer(self, args: tuple[Any, ...], layers: list[tuple[Any, ...]], turn: int) -> tuple[Any, ...]:
-        if not layers:
-            return args
-        changed = list(args)
-        for i, weight in zip(self._weights, layers[turn % len(layers)], strict=True):
-            changed[i] = weight
-        return tuple(changed)
+        ours_may_write = make is None and self._config.mutates
+        private = (self._private if ours_may_write else _as_they_are, self._private)
+        if graphs and self._race.in_graphs(ours, original, args, private, device):
+            return True
+        pairs = PAIRS if graphs else -(-PAIRS // self._steps)
+        self._race.plain(ours, original, args, private, pairs, device)
+        return last
 
     def _keep(self, inputs: tuple[Any, ...]) -> None:
         for name, value in zip(self._names, inputs, strict=True):
@@ -295,6 +277,16 @@ class Trial:
                 self._finding.inputs[name] = value.detach().to("cpu", copy=True)
             elif not hasattr(value, "shape"):
                 self._finding.inputs[name] = float(value)
+
+
+def _failed(raised: Exception, reason: Reason) -> _Problem:
+    error = raised.__cause__
+    assert isinstance(error, Exception)
+    return Verdict(EvaluationStatus.RUNTIME_ERROR, log=repr(error)), reason, repr(error), error
+
+
+def _as_they_are(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return args
 
 
 def _tensors(result: Any) -> tuple[Any, ...]:

@@ -112,6 +112,15 @@ def test_wrong_values_at_one_size_put_the_solution_out_at_all_sizes(make_runtime
     assert list(runtime.guard.out["fast"].axes.values()) == [2 * ROWS]
 
 
+@pytest.mark.parametrize(("margin", "answers"), [(0.03, False), (-0.45, True)])
+def test_a_negative_margin_lets_a_solution_be_that_much_slower(
+    margin: float, answers: bool, make_runtime: Make, dataset: Path
+) -> None:
+    proven(dataset, doing("time.sleep(0.00065)"))
+    site = site_of(make_runtime(probation=True, apply_margin=margin))
+    assert (call(site, times=4)[3] is not None) == answers
+
+
 def test_a_solution_that_is_slow_at_one_size_runs_at_the_others(make_runtime: Make, dataset: Path) -> None:
     proven(dataset, doing(f"time.sleep(0.003 * (x.shape[0] == {2 * ROWS}))"))
     runtime = make_runtime(probation=True)

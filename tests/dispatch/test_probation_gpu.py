@@ -114,3 +114,47 @@ def test_probation_after_a_capture_finds_a_slow_solution_slow(make_runtime: Make
     runtime = make_runtime(probation=True)
     assert call(site_of(runtime), times=4) == [None] * 4
     assert reasons(runtime)["slower_here"] == 1
+
+
+def test_a_solution_that_waits_for_the_device_is_refused_and_graphs_are_captured_afterwards(
+    make_runtime: Make, dataset: Path
+) -> None:
+    proven(dataset, doing("x.sum().item()"))
+    runtime = make_runtime(probation=True)
+    site = site_of(runtime)
+    assert call(site, times=4) == [None] * 4
+    assert reasons(runtime)["not_capturable"] == 1
+    assert "fast" not in runtime.guard.out, "an engine without graphs can use it"
+    x, graph = rows(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        doubled = x * 2
+    x.fill_(3.0)
+    graph.replay()
+    assert bool((doubled == 6.0).all())
+
+
+def test_a_gpu_is_timed_on_the_weights_of_as_many_layers_as_its_cache_cannot_hold() -> None:
+    from fib_plugin.dispatch.race import Race
+
+    device = torch.device("cuda")
+    race = Race([1])
+    held = torch.cuda.get_device_properties(device).L2_cache_size
+    x = torch.zeros(1, device=device)
+    weights = [torch.empty(held, dtype=torch.uint8, device=device) for _ in range(3)]
+    cold = []
+    for weight in (*weights[:2], weights[1], weights[2]):
+        race.meet((x, weight))
+        cold.append(race.cold(device))
+    assert cold == [False, False, False, True]
+
+
+def test_a_race_in_graphs_tells_the_quicker_of_two() -> None:
+    from fib_plugin.dispatch.race import Race
+
+    device = torch.device("cuda")
+    race, x = Race([]), torch.ones(1 << 24, device=device)
+    same = (lambda args: args, lambda args: args)
+    assert race.in_graphs(lambda x: x + 1, lambda x: (x + 1) * 2, (x,), same, device)
+    assert max(race.solution_ns) < min(race.original_ns)
+    assert len(race.solution_ns) == len(race.original_ns) >= 5
