@@ -49,7 +49,8 @@ def record(call: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], device: A
 
     # Not torch.cuda.CUDAGraph: its methods may be hooked (see adapters/torch/graphs.py), and this graph is ours.
     graph = torch._C._CUDAGraph()
-    stream: Any = torch.cuda.Stream(device)
+    make_stream: Any = torch.cuda.Stream
+    stream = make_stream(device)
     here = torch.cuda.current_stream(device)
     stream.wait_stream(here)
     with torch.cuda.stream(stream):
