@@ -34,6 +34,8 @@ def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     memory = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = Cluster(initialize_head=True, head_node_args={**memory, "include_dashboard": False})
     try:
         cluster.add_node(**memory)
@@ -41,6 +43,7 @@ def address() -> Iterator[str]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        patch.undo()
 
 
 @pytest.fixture
