@@ -79,6 +79,7 @@ class Run:
         self.began = time.perf_counter()
         self.failed: list[str] = []
         self.engines: dict[str, Worker] = {}
+        self.started = 0
 
     def all(self) -> None:
         sections = {"capture": self.capture, "marks": self.marks, "moe": self.moe, "ratio": self.ratio}
@@ -140,7 +141,9 @@ class Run:
         variables: dict[str, str] | None = None,
     ) -> Worker:
         tiny, dataset = self.options.tiny, dataset or self.folder / f"{name}.dataset"
-        shape: dict[str, Any] = {"eager": eager, "tiny": tiny, "share": 0.2 if tiny else 0.35, "tokens": 16384}
+        self.started += 1
+        shape: dict[str, Any] = {"eager": eager, "tiny": tiny, "share": 0.35, "tokens": 16384}
+        shape["port"] = 20000 + 2000 * self.started
         if kind is None:
             shape |= {"layers": self.options.layers, "vocabulary": 128256, "share": 0.5}
         else:

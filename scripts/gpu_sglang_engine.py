@@ -29,7 +29,8 @@ def engine(name: str, options: dict[str, Any], environment: dict[str, str], fold
 
     Args:
         options: model (a folder; none: a random-weight Llama-3.1-8B of ``layers``), eager (no CUDA graphs), tokens
-            (of the cache), share (of the memory that is free), tiny (on a CPU), vocabulary.
+            (of the cache), share (of the memory that is free), port (its others are chosen above it; engines that start
+            together need some room between them), tiny (on a CPU), vocabulary.
         environment: what differs from ours; FIB_ variables of ours are not handed on.
         folder: for the probe's entry point.
     """
@@ -72,6 +73,7 @@ def serve(options: dict[str, Any]) -> None:
         max_total_tokens=options["tokens"],
         max_running_requests=64,
         context_length=512,
+        port=options["port"],
         **device,
     )
 
