@@ -5,6 +5,7 @@ from fib_plugin.adapters.vllm.attention import CpuAttention
 from fib_plugin.adapters.vllm.compile_cache import CompileCache
 from fib_plugin.adapters.vllm.gemm import Gemm
 from fib_plugin.adapters.vllm.metrics import Metrics
+from fib_plugin.adapters.vllm.mla import Mla
 from fib_plugin.adapters.vllm.moe import Moe
 from fib_plugin.adapters.vllm.norm import Norm
 from fib_plugin.adapters.vllm.paged_attention import FlashAttention, FlashInferAttention, TritonAttention
@@ -22,6 +23,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     FlashAttention,
     TritonAttention,
     FlashInferAttention,
+    Mla,
     Moe,
     Sampling,
     CompileCache,

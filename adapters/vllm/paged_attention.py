@@ -87,7 +87,7 @@ class PagedAttention(Adapter):
         def build(builder: Any, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
             metadata = original(builder, common_prefix_len, common_attn_metadata, fast_build)
             if self.live and metadata is not None:
-                metadata.fib_planned = Planned(common_attn_metadata, _captured_up_to(builder))
+                metadata.fib_planned = Planned(common_attn_metadata, captured_up_to(builder))
             return metadata
 
         return build
@@ -275,7 +275,8 @@ def _step(call: _Call, planned: Planned) -> DeviceStep | None:
     return step
 
 
-def _captured_up_to(builder: Any) -> int:
+def captured_up_to(builder: Any) -> int:
+    """The largest decode batch that this engine captures in CUDA graphs of the whole step; 0 without them."""
     config = getattr(getattr(builder, "vllm_config", None), "compilation_config", None)
     mode = getattr(config, "cudagraph_mode", None)
     if config is None or mode is None or not mode.has_full_cudagraphs():
