@@ -55,7 +55,8 @@ class LiveMla:
             site = self._sites[key] = self._runtime.site(self._adapter, definition, original=self._original)
         point = (q_nope.shape[0], ops.ANY_LENGTH if any_length else step.length_class)
         result = site.attempt_shown(point, _shown, _inputs, call, step, q_nope, q_pe, cache, scale, graph)
-        return result[0] if isinstance(result, tuple) else result
+        output: torch.Tensor | None = result[0] if isinstance(result, tuple) else result
+        return output
 
 
 def _shown(
