@@ -11,6 +11,7 @@ from fib_plugin.adapters.vllm.norm import Norm
 from fib_plugin.adapters.vllm.paged_attention import FlashAttention, FlashInferAttention, TritonAttention
 from fib_plugin.adapters.vllm.rope import Rope
 from fib_plugin.adapters.vllm.sampling import Sampling
+from fib_plugin.adapters.vllm.sampling_v2 import SamplingV2
 
 from fib_plugin.adapter import Adapter
 
@@ -26,6 +27,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     Mla,
     Moe,
     Sampling,
+    SamplingV2,
     CompileCache,
     Metrics,
 )
