@@ -17,6 +17,8 @@ from fib_plugin.judge import Verdict
 Check = Callable[[Sequence[wire.Output], int], Verdict]
 
 _CHECKING_S = 0.12
+#: However long the line takes, a burst does not get shorter by more than this share.
+_MOST_LATENCY = 0.25
 _SLOW_REFERENCE_MS = 400.0
 
 
@@ -54,7 +56,8 @@ class Turn:
         fresh = self._renew(used)
         seat.ask(wire.Ping(), wire.Ready)  # it wakes up on its own time
         sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, fresh), wire.Sampled)
-        wall = max(1.0, seat.child.took_ns - self._latency)
+        took = float(seat.child.took_ns)
+        wall = took - min(self._latency, _MOST_LATENCY * took)
         self._position = (start + calls) % self.sets
         if self._check is not None and self._wanted(calls):
             self._look(self._check, (start + calls - 1) % self.sets)
