@@ -13,7 +13,6 @@ from adversarial.room import Entry, entries
 from adversarial.trial import Fate, bench_all, named, stopped
 
 pytestmark = [
-    pytest.mark.skip(reason="asks for defences that the benchmark does not have yet: see scripts/bench_cheats.py"),
     pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("c++") is None, reason="some solutions are C++"),
 ]

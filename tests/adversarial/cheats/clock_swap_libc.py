@@ -1,5 +1,5 @@
 """Patches libc's clock_gettime in memory (its first bytes jump to a slow clock), so that every Python clock lies."""
-# expect: status=RUNTIME_ERROR,COMPILE_ERROR foul=time_mismatch,patched,crashed,sandbox,too_fast definition=silu
+# expect: status=RUNTIME_ERROR,COMPILE_ERROR,TIMEOUT foul=time_mismatch,timeout,patched,crashed,sandbox,too_fast definition=silu
 import ctypes
 import mmap
 
