@@ -48,6 +48,7 @@ class Norm(Adapter):
             self._fused_add_rmsnorm,
             _fake_fused,
         )
+        self.tracing = runtime.tracing
         self.plain_seen = self.fused_seen = None
         #: Whether calls that stay in a graph are seen with their values, for which a graph must keep these in memory.
         self.values = runtime.wants_values("rmsnorm")
@@ -75,22 +76,29 @@ class Norm(Adapter):
 
     def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward_native(norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
-            wins = x.shape[-1] in (self._plain_widths if residual is None else self._fused_widths)
-            if not self.live or not (wins or self.runtime.tracing):
+            if not self.live:
                 return original(norm, x, residual)
-            # Asking a module for a parameter is slow, and `data` would be another object at every call.
-            weight: Any = norm.weight if norm.has_weight else None
+            compiling = torch.compiler.is_compiling()
+            widths = self._plain_widths if residual is None else self._fused_widths
+            wins = (compiling or not self.tracing) and x.shape[-1] in widths
+            if not (wins or self.tracing):
+                return original(norm, x, residual)
+            # To ask a module for a parameter is slow, and `data` would be another object at every call.
+            weight: Any = norm._parameters.get("weight") if not compiling else None
+            if weight is None and norm.has_weight:
+                weight = norm.weight
             if (
                 weight is None
+                or not norm.has_weight
                 or norm.variance_size_override is not None
                 or weight.dtype != x.dtype
                 or x.dtype not in NAMES
             ):
-                if not torch.compiler.is_compiling():
+                if not compiling:
                     self.decline()
                 return original(norm, x, residual)
             eps = norm.variance_epsilon
-            if torch.compiler.is_compiling():
+            if compiling:
                 weight = weight.data
                 if wins and residual is None:
                     return self.plain.call(x, weight, eps)

@@ -103,6 +103,17 @@ def test_gemm_resolves_a_weight_once(proven_runtime: Any) -> None:
     assert asked == ["toy.gemm"]
 
 
+def test_gemm_knows_a_weight_only_with_rows_that_it_can_be_called_with(proven_runtime: Any) -> None:
+    live, weight, x = LiveGemm(proven_runtime(GEMM), "toy.gemm"), normal(5, 4), normal(ROWS, 4)
+    assert not live.knows(x, weight)
+    live.attempt(x, weight)
+    assert live.knows(x, weight)
+    assert live.knows(normal(2, 3, 4), weight)
+    assert not live.knows(x.to(torch.bfloat16), weight)
+    assert not live.knows(normal(ROWS, 3), weight)
+    assert not live.knows(x, weight.data)  # another object: whether it is the same memory is not known yet
+
+
 def test_a_slice_of_a_weight_is_another_weight(proven_runtime: Any) -> None:
     """A slice may start at the address of the whole."""
     runtime = proven_runtime(GEMM, ops.ALL["gemm"].definition(n=2, k=4, **FP32))
@@ -195,6 +206,26 @@ def test_a_norm_of_another_dtype_is_another_op_although_its_weight_is_the_same(p
     live, x, weight = LiveNorm(proven_runtime(NORM), "toy.norm"), normal(ROWS, 4), normal(4)
     assert live.rmsnorm(x, weight, EPS) is not None
     assert live.rmsnorm(x.bfloat16(), weight, EPS) is None
+
+
+def test_a_norms_weight_is_known_by_the_layers_own_object_and_reaches_solutions_as_a_plain_tensor(
+    proven_runtime: Any,
+) -> None:
+    runtime = proven_runtime(NORM)
+    live, x, weight = LiveNorm(runtime, "toy.norm"), normal(ROWS, 4), torch.nn.Parameter(normal(4))
+    live.rmsnorm(x, weight.data, EPS)  # as a compiled graph may have called it before
+    asked: list[Any] = []
+    (site,) = runtime.sites
+    attempt = type(site).attempt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(site), "attempt", lambda self, key, inputs: asked.append(inputs[1]) or attempt(self, key, inputs)
+        )
+        for _ in range(2):
+            live.rmsnorm(x, weight, EPS)
+    assert [type(each) for each in asked] == [torch.Tensor] * 2
+    assert {each.data_ptr() for each in asked} == {weight.data_ptr()}
+    assert asked[1] is asked[0]
 
 
 def test_a_norm_wins_only_for_what_is_proven(proven_runtime: Any) -> None:
