@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 SMALLEST = 16 << 10
 #: Bytes that are kept for use again.
 LIMIT = 64 << 20
-#: Buffers made at most by one `prepare`, and bytes between two of its writes into fresh memory.
-_AT_ONCE, _PAGE = 16, 4096
 
 
 class HostPool:
@@ -35,7 +33,6 @@ class HostPool:
         #: By size, memory that nobody uses. Copies end wherever their last reader is, maybe within `copy`: no lock.
         self._free: dict[int, deque[memoryview]] = {}
         self._lent: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
-        self._wanted: Counter[int] = Counter()
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         """A contiguous copy of a host tensor."""
@@ -62,20 +59,6 @@ class HostPool:
             numpy.copyto(array, tensor.numpy())
         return made.view(tensor.dtype) if lacking else made  # type: ignore[no-any-return]
 
-    def prepare(self) -> None:
-        """Once a second on the writer's thread: have memory ready of sizes that were asked for in vain."""
-        import numpy
-
-        wanted, self._wanted = self._wanted, Counter()
-        for size, count in wanted.items():
-            for _ in range(min(count, _AT_ONCE)):
-                if self._bytes + size > self._limit:
-                    return
-                fresh: Any = numpy.empty(size, numpy.uint8)
-                fresh[::_PAGE] = 0  # now, not while an engine waits
-                self._bytes += size
-                self._free.setdefault(size, deque()).append(memoryview(fresh))
-
     def _array(self, size: int, dtype: Any) -> Any:
         """One dimension of ``size`` bytes; its memory comes back when the array and all views of it are gone."""
         import numpy
@@ -86,8 +69,12 @@ class HostPool:
         try:
             buffer = self._free[space].pop()
         except (KeyError, IndexError):
-            self._wanted[space] += 1
-            return numpy.empty(size // dtype.itemsize, dtype)
+            if self._bytes + space > self._limit:
+                return numpy.empty(size // dtype.itemsize, dtype)
+            fresh: Any = numpy.empty(space, numpy.uint8)
+            buffer = memoryview(fresh)
+            self._bytes += space
+            self._free.setdefault(space, deque())
         # Of a memoryview, not of an array: numpy's views refer to the first owner and would outlive what is watched.
         lent = numpy.frombuffer(buffer, dtype, size // dtype.itemsize)
         watch = weakref.ref(lent, self._back)

@@ -65,10 +65,9 @@ class Snapshots:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Once a second on the writer's thread: memory for what comes; pinned once this process uses a device."""
+        """Once a second on the writer's thread: pin memory as soon as this process uses a device, not before."""
         import sys
 
-        self._host.prepare()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             self._pool.prepare()

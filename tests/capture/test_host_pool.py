@@ -19,11 +19,7 @@ def numbers(count: int = LARGE) -> torch.Tensor:
 
 @pytest.fixture
 def pool() -> HostPool:
-    """One that has a buffer for ``numbers``."""
-    made = HostPool()
-    made.copy(numbers())
-    made.prepare()
-    return made
+    return HostPool()
 
 
 def address(pool: HostPool) -> int:
@@ -87,21 +83,8 @@ def test_memory_is_not_used_again_while_anything_reads_it(pool: HostPool, reader
     assert address(pool) == used
 
 
-def test_a_size_that_was_asked_for_in_vain_is_ready_after_prepare() -> None:
-    pool = HostPool()
-    first, second = pool.copy(numbers()), pool.copy(numbers())
-    assert pool._lent == {}
-    pool.prepare()
-    del first, second
-    kept = [pool.copy(numbers()) for _ in range(2)]
-    assert len(pool._lent) == len(kept) == 2
-
-
 def test_memory_that_is_kept_has_a_limit() -> None:
     pool = HostPool(limit=3 * SMALLEST)
-    for _ in range(8):
-        pool.copy(numbers())
-    pool.prepare()
     copies = [pool.copy(numbers()) for _ in range(8)]
     assert len(pool._lent) == 3
     assert all(torch.equal(copy, numbers()) for copy in copies)
