@@ -267,3 +267,46 @@ def test_importing_the_writer_imports_no_torch() -> None:
 
 def test_constants_for_random_inputs_are_the_schemas(make_writer: MakeWriter) -> None:
     assert RANDOM.type == "random"
+
+
+def test_records_of_a_burst_are_gathered_so_that_the_thread_takes_the_interpreter_once(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer()
+    assert writer.flush()  # the thread is up and waits
+    batches: list[int] = []
+    store = Scribe._store
+    monkeypatch.setattr(
+        Scribe,
+        "_store",
+        lambda self, entries: (batches.append(len(entries)) if entries else None, store(self, entries)),
+    )
+    for number in range(20):
+        assert writer.submit(record(number))
+    until(lambda: writer.stats["written"] == 20)  # nobody asks for a flush
+    assert len(batches) <= 4
+    assert sorted(numbers(root)) == list(range(20))
+
+
+def test_what_is_on_its_way_from_a_device_is_not_gathered(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fib_plugin.capture.writer_intake.GATHER", 3600.0)
+    writer = make_writer()
+    assert writer.flush()
+    waiting = record(1)
+    waiting.ready = lambda: True
+    assert writer.submit(waiting)
+    until(lambda: writer.stats["written"] == 1)
+    assert numbers(root) == [1]
+
+
+def test_a_queue_that_fills_up_is_not_waited_for(
+    make_writer: MakeWriter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fib_plugin.capture.writer_intake.GATHER", 3600.0)
+    writer = make_writer(queue_limit=8)
+    assert writer.flush()
+    for number in range(4):
+        assert writer.submit(record(number))
+    until(lambda: writer.stats["written"] >= 2)
