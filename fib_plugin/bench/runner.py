@@ -53,6 +53,7 @@ class _Run:
     done: int = 0
     unstarted: int = 0
     results: list[BenchResult] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
 
     @property
     def stop_at(self) -> float:
@@ -64,6 +65,9 @@ class _Run:
         elif isinstance(found, BenchResult):
             self._add(found)
         elif found.why:
+            if found.count == 0 and found.why in self.said:
+                return  # each device says it of the same host
+            self.said.add(found.why)
             self.done += found.count
             self._tell(problem=found.why)
         else:

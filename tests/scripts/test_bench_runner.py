@@ -22,7 +22,7 @@ def test_the_last_line_is_one_json_object() -> None:
     assert told["evaluations"] == 2
     assert told["fib_bench"] > 0
     assert told["bare_loop"] > 0
-    assert told["over_bare"] == pytest.approx(told["fib_bench"] / told["bare_loop"], rel=0.01)
+    assert told["over_bare"] == pytest.approx(told["fib_bench"] / told["bare_loop"], rel=0.05)  # both are rounded
     assert told["flashinfer_bench"] is None
     assert told["flashinfer_bench_why"]
     assert told["over_flashinfer_bench"] is None
