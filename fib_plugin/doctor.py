@@ -143,8 +143,8 @@ def _state(adapter: type[Adapter], target: Any) -> tuple[str, str]:
         return DIFFERS, problem
     try:
         raw = locate(import_module(target.module), target.attribute)[2]
-    except (ImportError, AttributeError) as error:
-        return ("optional" if target.optional else "missing"), str(error)
+    except Exception as error:  # a module that asks for a device or a library may fail in any way
+        return ("optional" if target.optional else "missing"), str(error) or repr(error)
     difference = signature_differs(target, getattr(raw, "__func__", raw))
     return ("found", "") if difference is None else ("signature differs", difference)
 

@@ -138,3 +138,14 @@ def test_a_hook_that_does_not_fit_is_an_error_and_one_op_too_few_in_this_version
 ) -> None:
     other = Hook("other.op", "other.ops:f", "found")
     assert _misfits([*(Hook(f"toy.op{n}", "toy.ops:f", state) for n, state in enumerate(states)), other]) is wrong
+
+
+def test_a_module_that_fails_to_import_in_its_own_way_is_a_missing_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: Callable[..., None]
+) -> None:
+    targets = tuple(Target("asks_for_a_device:f", "wrap", optional=optional) for optional in (True, False))
+    adapters([toy_engine.adapter(targets=targets)])
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "asks_for_a_device.py").write_text("assert False, 'no device'\n")
+    for _ in toy_engine.engine(tmp_path / "site", monkeypatch):
+        assert [hook.state for hook in look_at_hooks("toy")] == ["optional", "missing"]
