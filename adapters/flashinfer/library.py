@@ -47,7 +47,8 @@ class LibraryAdapter(Adapter):
 
     def ours(self) -> bool:
         """Whether a call is for this adapter to look at."""
-        if not self.live or getattr(_inside, "busy", False) or torch.compiler.is_compiling():
+        # A compiler that traces must come past nothing but this question.
+        if not self.live or torch.compiler.is_compiling() or getattr(_inside, "busy", False):
             return False
         # An engine's adapter comes into place when its module is imported, and only then.
         if len(sys.modules) != self._modules:
@@ -57,7 +58,7 @@ class LibraryAdapter(Adapter):
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The library's own op or a look at a call: what is called of the library meanwhile is not looked at."""
-        if getattr(_inside, "busy", False):
+        if torch.compiler.is_compiling() or getattr(_inside, "busy", False):
             return call(*args, **kwargs)
         _inside.busy = True
         try:

@@ -357,3 +357,12 @@ def test_an_engines_adapter_that_is_in_place_has_the_call(make_runtime: Any, sta
     Norm(runtime).rmsnorm(untouched)(normal(ROWS, DIM), normal(DIM))
     Activation(runtime).silu_and_mul(untouched)(normal(ROWS, 2 * DIM))
     assert len(runtime.sites) == (1 if aside else 2)
+
+
+def test_a_model_that_is_traced_whole_comes_past_the_adapter(make_runtime: Any) -> None:
+    runtime = make_runtime(tracing=True)
+    silu_and_mul = Activation(runtime).silu_and_mul(lambda x, out=None, pdl=None: x[..., :DIM] * 2)
+    compiled = torch.compile(lambda x: silu_and_mul(x) + 1, fullgraph=True, backend="eager")
+    x = normal(ROWS, 2 * DIM)
+    torch.testing.assert_close(compiled(x), x[..., :DIM] * 2 + 1)
+    assert not runtime.sites
