@@ -101,19 +101,23 @@ def test_a_workload_whose_data_are_lost_is_left_out_with_its_reason(tmp_path: Pa
     assert (told[-1].done, told[-1].total) == (2, 2)
 
 
-def test_an_op_that_may_write_in_place_is_not_blamed_for_it(tmp_path: Path, cache: Path) -> None:
+def test_an_op_that_may_write_in_place_must_leave_an_output_there(tmp_path: Path, cache: Path) -> None:
     source = (
         "import torch\n\n\ndef run(x, residual, weight):\n    residual.add_(x)\n"
         "    x.copy_(torch.nn.functional.rms_norm(residual, (64,), weight, 1e-5))\n    return x, residual\n"
     )
+    scribbles = source.replace("return x, residual", "out = x.clone()\n    x.zero_()\n    return out, residual")
     traces = dataset(
         tmp_path,
         solution("in_place", source, ADD_NORM),
+        solution("scribbles", scribbles, ADD_NORM),
         workloads=(workload("w", ADD_NORM, batch_size=3),),
         definition=ADD_NORM,
     )
-    (result,) = run_bench(traces, cache=cache)
-    assert result.status.value == "PASSED", result.log
+    results = {result.solution.name: result for result in run_bench(traces, cache=cache)}
+    assert results["in_place"].status.value == "PASSED", results["in_place"].log
+    assert results["scribbles"].status.value == "INCORRECT_NUMERICAL"
+    assert "input hidden_states was overwritten with what is none of the outputs" in results["scribbles"].log
 
 
 def test_samplers_are_judged_by_their_distribution(tmp_path: Path, cache: Path) -> None:

@@ -12,7 +12,10 @@ def _reference():
         seen += list(frame.f_locals.values())
         frame = frame.f_back
     for one in list(seen):
-        text = getattr(one, "__dict__", {}).get("reference") if not isinstance(one, type) else None
+        try:
+            text = getattr(one, "__dict__", {}).get("reference") if not isinstance(one, type) else None
+        except Exception:
+            continue
         if isinstance(text, str) and "sigmoid" in text:
             scope = {}
             exec(text, scope)
