@@ -16,10 +16,10 @@ _BURST_NS = 1_500_000
 _MOST_CALLS = 2048
 _MOST_PAIRS = 101
 _MOST_ESTIMATES = 8
-_PATIENCE = 4.0
+_PATIENCE = 6.0
 #: A solution this many times slower than the displaced op has lost; one sample says so as well as many.
 _HOPELESS = 3.0
-_FEWEST_STEADY = 7
+_FEWEST_STEADY = 11
 #: Bursts are of random length, so that a solution cannot know which of its calls is the last one, which is judged.
 _SHORTEST = 0.6
 #: So long a burst is held against the child's own measurement of it at first, and at most; so much of it must agree.
@@ -56,7 +56,7 @@ def measure(sides: Sequence[Side], seconds: float, draw: np.random.Generator) ->
     estimates = [_calibrate(side, seconds) for side in sides]
     calls = [max(1, min(_MOST_CALLS, round(_BURST_NS / estimate))) for estimate in estimates]
     pair_ns = sum(estimate * count for estimate, count in zip(estimates, calls, strict=True))
-    fewest = 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
+    fewest = 21 if pair_ns < 2e7 else 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
     if len(sides) == 1:
         fewest = 3 if pair_ns < 2e8 else 1
     elif estimates[0] > _HOPELESS * min(estimates[:2]):
@@ -67,7 +67,8 @@ def measure(sides: Sequence[Side], seconds: float, draw: np.random.Generator) ->
     for pair in range(pairs):
         if pair >= fewest and time.monotonic() > stop_at:
             break  # a busy host: what there is must do
-        for index, side in enumerate(sides):
+        for index in draw.permutation(len(sides)).tolist():  # who comes first finds another state of the host
+            side = sides[index]
             side.progress = pair / pairs
             count = int(draw.integers(max(1, round(_SHORTEST * calls[index])), calls[index] + 1))
             samples[index].append(side.burst(count))
