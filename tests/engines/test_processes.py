@@ -23,11 +23,13 @@ def captured(request):
 def killed(drive, captured, workspace):
     sizes = range(1, 18) if captured.engine == "sglang" else ()
     dataset = forge(captured.dataset, workspace / f"forged_processes_{captured.engine}", sizes=sizes)
+    # What is promised is the last second; SGLang's front end answers while its scheduler is still at work.
+    pause = [{"wait": 1.5}] if captured.engine == "sglang" else []
     return drive(
         f"processes_{captured.engine}",
         "llama",
         # Counts are flushed every second; what is new reaches the disk at once.
-        [*sampling_steps(engine=captured.engine), {"wait": 2.5}, NEW, {"kill_children": True}],
+        [*sampling_steps(engine=captured.engine), {"wait": 2.5}, NEW, *pause, {"kill_children": True}],
         dataset=dataset,
         engine=captured.engine,
         FIB_ENABLE_APPLY="1",
