@@ -46,9 +46,11 @@ def _tvm_ffi(order: dict[str, Any]) -> None:
         sys.modules["torch"] = None  # type: ignore[assignment]
     import tvm_ffi.cpp
 
-    tvm_ffi.cpp.build(
+    cuda = [source for source in order["sources"] if source.endswith(".cu")]
+    tvm_ffi.cpp.build(  # by kind, which 0.1.9 asks for and later versions take too
         order["name"],
-        sources=order["sources"],
+        cpp_files=[source for source in order["sources"] if source not in cuda] or None,
+        cuda_files=cuda or None,
         extra_cflags=order["cflags"],
         extra_cuda_cflags=order["cuda_flags"],
         extra_ldflags=order["ldflags"],
