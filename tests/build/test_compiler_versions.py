@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 #: `tvm_ffi.cpp.build` as apache-tvm-ffi 0.1.9 declares it. This one says what it was given.
-OLD_BUILD = '''
+OLD_BUILD = """
 def build(name, *, cpp_files=None, cuda_files=None, extra_cflags=None, extra_cuda_cflags=None, extra_ldflags=None,
           extra_include_paths=None, build_directory=None, backend=None):
     assert cpp_files or cuda_files, "Either cpp_files or cuda_files must be provided."
     import json
     print(json.dumps({"cpp": cpp_files, "cuda": cuda_files, "folder": build_directory}))
-'''
+"""
 
 
 def test_tvm_ffi_0_1_9_is_given_its_sources_by_kind(tmp_path: Path) -> None:
