@@ -64,6 +64,8 @@ def confine(scratch: Path, readable: Sequence[Path], device: str, memory_bytes: 
     notes += landlock.restrict(readables, writables, [scratch])
     notes += _drop_capabilities()
     _limit(device, memory_bytes)
+    if device != "cpu":
+        notes += _start_device()
     return notes + _filter_calls()
 
 
@@ -118,6 +120,23 @@ def _drop_capabilities() -> list[str]:
     data = ctypes.create_string_buffer(struct.pack("=6I", effective & keep, permitted & keep, 0, 0, 0, 0), 24)
     if libc.capset(head, data):
         return [f"capabilities could not be dropped: {os.strerror(ctypes.get_errno())}"]
+    return []
+
+
+def _start_device() -> list[str]:
+    """Start CUDA and cuBLAS: they open sockets and fork helpers, which the filter refuses, when they are first used.
+
+    After Landlock, which so binds CUDA's threads; the filter binds those that run already.
+    """
+    try:
+        import torch
+
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        square = torch.ones(16, 16, device="cuda")
+        torch.mm(square, square)
+        torch.cuda.synchronize()
+    except (RuntimeError, AssertionError) as error:
+        return [f"CUDA does not start inside the sandbox: {error}"]
     return []
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bench_cases import NORM, solution
 
-from fib_plugin.bench import landlock, wire
+from fib_plugin.bench import landlock, sandbox, wire
 from fib_plugin.bench.child import Child, ChildDied, Place
 from fib_plugin.bench.forkserver import ForkServer
 from fib_plugin.bench.seat import Refused, Seat
@@ -68,6 +69,28 @@ def test_the_sandbox_refuses(source: str, server: ForkServer, cache: Path) -> No
     log = said(server, cache, source)
     assert log
     assert not log.startswith("not by the sandbox"), log
+
+
+@pytest.mark.parametrize(
+    ("device", "steps"), [("cpu", ["landlock", "filter"]), ("cuda", ["landlock", "cuda", "filter"])]
+)
+def test_a_gpu_is_started_between_landlock_and_the_filter(
+    device: str, steps: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def step(name: str) -> Callable[..., list[str]]:
+        return lambda *_: [done.append(name) or name]  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(landlock, "restrict", step("landlock"))
+    monkeypatch.setattr(sandbox, "_start_device", step("cuda"))
+    monkeypatch.setattr(sandbox, "_filter_calls", step("filter"))
+    for harmful in ("_drop_capabilities", "_limit"):
+        monkeypatch.setattr(sandbox, harmful, lambda *_: [])
+    monkeypatch.setattr(sandbox.ctypes, "CDLL", lambda *_: SimpleNamespace(prctl=lambda *_: 0))
+    notes = sandbox.confine(tmp_path, [], device, None)
+    assert done == steps
+    assert set(steps) <= set(notes)
 
 
 def test_a_scratch_folder_and_the_own_session_are_left(server: ForkServer, cache: Path) -> None:
