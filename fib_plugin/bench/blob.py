@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fib_plugin.bench.wire import Layout, ScalarArg, TensorArg
+from fib_plugin.bench.wire import Fresh, Layout, ScalarArg, TensorArg
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,28 @@ def _view(memory: mmap.mmap, place: TensorArg) -> torch.Tensor:
     # As bytes first: frombuffer does not know every type.
     flat = torch.frombuffer(memory, dtype=torch.uint8, count=count * dtype.itemsize, offset=place.offset)
     return flat.view(dtype).view(place.shape)
+
+
+def byte_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a contiguous tensor, a row for each index of its first dimension that has several."""
+    import torch
+
+    # Where there is one row, its elements are rows.
+    rows = next((size for size in tensor.shape if size > 1), 1)
+    return tensor.reshape(-1).view(torch.uint8).view(rows, -1)
+
+
+def take_over(own: Sequence[Any], shared: Sequence[Any], fresh: Fresh) -> None:
+    """Copy what has changed of the ``shared`` inputs of a set to a device's ``own``."""
+    import torch
+
+    for place, (mine, theirs) in enumerate(zip(own, shared, strict=True)):
+        if fresh.rows is None:
+            if isinstance(mine, torch.Tensor):
+                mine.copy_(theirs)
+        elif place in fresh.rows:
+            rows = torch.tensor(fresh.rows[place])
+            byte_rows(mine).index_copy_(0, rows.to(mine.device), byte_rows(theirs)[rows].to(mine.device))
 
 
 def plan(inputs: Sequence[Any], outputs: Sequence[tuple[Any, Sequence[int]]], start: int = 0) -> Layout:

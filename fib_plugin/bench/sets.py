@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
+from fib_plugin.bench.blob import Blob, byte_rows, changed, fill, plan, poison
 from fib_plugin.bench.wire import Layout, TensorArg
 
 if TYPE_CHECKING:
@@ -54,13 +54,22 @@ class TimingSets:
             self.inputs[index] = own
             self.refill(index)
 
-    def touch(self, index: int, draw: np.random.Generator) -> None:
-        """Swap a few rows of each tensor of numbers: as likely inputs as before, and other ones."""
-        for mine, shared in self._rows[index]:
+    def touch(self, index: int, draw: np.random.Generator) -> dict[int, list[int]]:
+        """Swap a few rows of each tensor of numbers: as likely inputs as before, and other ones.
+
+        Returns which rows of which inputs are other ones now.
+        """
+        touched: dict[int, list[int]] = {}
+        for place, mine, shared in self._rows[index]:
+            swapped: set[int] = set()
             for a, b in draw.integers(0, len(mine), (min(_SWAPS, len(mine)), 2)).tolist():
                 if a != b:
                     mine[[a, b]] = mine[[b, a]]
                     shared[a], shared[b] = mine[a], mine[b]
+                    swapped |= {a, b}
+            if swapped:
+                touched[place] = sorted(swapped)
+        return touched
 
     def written(self, index: int) -> list[int]:
         """Which inputs of a set no longer hold what the parent wrote."""
@@ -77,27 +86,15 @@ class TimingSets:
         self._rows = []
         self.blob.close()
 
-    def _swappable(self, index: int) -> list[tuple[_Rows, _Rows]]:
-        """Of each tensor of numbers: rows of the private copy and of the blob, as bytes."""
+    def _swappable(self, index: int) -> list[tuple[int, _Rows, _Rows]]:
+        """Of each tensor of numbers: its place, rows of the private copy and of the blob, as bytes."""
         found = []
-        for place, mine in zip(self.layouts[index].inputs, self.inputs[index], strict=True):
+        for number, (place, mine) in enumerate(zip(self.layouts[index].inputs, self.inputs[index], strict=True)):
             if isinstance(place, TensorArg) and mine.is_floating_point() and mine.numel() > 1:
                 assert mine.is_contiguous()
-                found.append((_byte_rows(mine), _byte_rows(self.blob.tensor(place))))
+                found.append((number, byte_rows(mine).numpy(), byte_rows(self.blob.tensor(place)).numpy()))
         return found
 
 
 def _contiguous(value: Any) -> Any:
     return value.contiguous() if hasattr(value, "contiguous") else value
-
-
-def _byte_rows(tensor: torch.Tensor) -> _Rows:
-    import torch
-
-    # Where there is one row, its elements are swapped: each is a row then.
-    rows = next((size for size in tensor.shape if size > 1), 1)
-    outer = tensor.shape[: tensor.shape.index(rows)].numel()
-    assert outer == 1
-    flat = tensor.reshape(-1).view(torch.uint8)
-    result: _Rows = flat.view(rows, -1).numpy()
-    return result

@@ -48,7 +48,8 @@ class TimedJudge:
         index = fresh_seed() % len(sets)
         with sets.lent(index, self._case.again.inputs):
             sets.poison()
-            seat.ask(wire.Burst(key, index, 1, fresh=[index]), wire.Sampled)
+            seat.ask(wire.Ping([wire.Fresh(index)]), wire.Ready)
+            seat.ask(wire.Burst(key, index, 1), wire.Sampled)
             kept = seat.ask(wire.Keep(key, sets.name, sets.output), wire.Kept)
             verdict = self._judge(kept.outputs, index)
         if verdict.passed:

@@ -54,8 +54,8 @@ class Turn:
         seat, start = self._seat, self._position
         used = sorted({(start + step) % self.sets for step in range(min(calls, self.sets))})
         fresh = self._renew(used)
-        seat.ask(wire.Ping(), wire.Ready)  # it wakes up on its own time
-        sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, fresh), wire.Sampled)
+        seat.ask(wire.Ping(fresh), wire.Ready)  # it wakes up, and copies, on its own time
+        sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll), wire.Sampled)
         took = float(seat.child.took_ns)
         wall = took - min(self._latency, _MOST_LATENCY * took)
         self._position = (start + calls) % self.sets
@@ -64,17 +64,16 @@ class Turn:
         on_record = sampled.ns if self._on_device else wall
         return Sample(max(on_record, 1.0), sampled.ns, wall, calls)
 
-    def _renew(self, used: Sequence[int]) -> list[int]:
-        """Other contents in the sets of the next burst; which ones the child must copy to its device."""
-        if self._mutated:
-            for index in used:
+    def _renew(self, used: Sequence[int]) -> list[wire.Fresh]:
+        """Other contents in the sets of the next burst; what of them the child must copy to its device."""
+        fresh = []
+        for index in used:
+            if self._mutated:
                 self._sets.refill(index)
-        if self._check is None:
-            return list(used) if self._mutated and self._on_device else []
-        touched = used[-2:] if self._on_device else used
-        for index in touched:
-            self._sets.touch(index, self._draw)
-        return list(used if self._mutated else touched) if self._on_device else []
+            touched = self._sets.touch(index, self._draw) if self._check is not None else {}
+            if self._mutated or touched:
+                fresh.append(wire.Fresh(index, None if self._mutated else touched))
+        return fresh if self._on_device else []
 
     def _wanted(self, calls: int) -> bool:
         if self.verdict is not None or (self._mutated and calls > self.sets):

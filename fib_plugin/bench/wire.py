@@ -97,8 +97,18 @@ class Prepare(msgspec.Struct, tag=True, frozen=True):
     layouts: list[Layout]
 
 
+class Fresh(msgspec.Struct, frozen=True):
+    """A prepared set whose blob has changed: of each input (by its place) those rows, without ``rows`` all of it.
+
+    Rows are those of `fib_plugin.bench.blob.byte_rows`.
+    """
+
+    index: int
+    rows: dict[int, list[int]] | None = None
+
+
 class Burst(msgspec.Struct, tag=True, frozen=True):
-    """``calls`` calls in a row on the prepared sets, from set ``start`` on. ``fresh``: sets whose blob has changed.
+    """``calls`` calls in a row on the prepared sets, from set ``start`` on.
 
     ``toll``: what the adapter must do around a solution is called, in place of the op.
     """
@@ -107,7 +117,6 @@ class Burst(msgspec.Struct, tag=True, frozen=True):
     start: int
     calls: int
     toll: bool = False
-    fresh: list[int] = []
 
 
 class Keep(msgspec.Struct, tag=True, frozen=True):
@@ -125,7 +134,12 @@ class Inspect(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ping(msgspec.Struct, tag=True, frozen=True):
-    """Answer at once: wakes a process up, and measures the line."""
+    """Answer: wakes a process up, and measures the line.
+
+    ``fresh``: first take over what has changed in the prepared sets, which no burst's time shall hold.
+    """
+
+    fresh: list[Fresh] = []
 
 
 class Fork(msgspec.Struct, tag=True, frozen=True):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fib_plugin.bench import watching, wire
-from fib_plugin.bench.blob import Blob, spoil
+from fib_plugin.bench.blob import Blob, spoil, take_over
 from fib_plugin.bench.burst import burst, burst_cuda
 from fib_plugin.bench.integrity import snapshot
 from fib_plugin.build import BuildError, Runnable, load
@@ -54,7 +54,7 @@ class Worker:
         self._prepared: dict[tuple[str, bool], tuple[Callable[..., Any], Sequence[Sequence[Any]]]] = {}
         self._last: Any = None
         self._handlers: dict[type, Callable[[Any], wire.Reply]] = {
-            wire.Ping: lambda request: wire.Ready(),
+            wire.Ping: self._ping,
             wire.Attach: self._attach,
             wire.Detach: self._detach,
             wire.Load: self._load,
@@ -89,6 +89,13 @@ class Worker:
             return wire.Failed(key, True, str(error)[:_LOG_CHARS], _denied(error.__cause__))
         except (Exception, SystemExit) as error:
             return wire.Failed(key, False, _own_frames(traceback.format_exc())[-_LOG_CHARS:], _denied(error))
+
+    def _ping(self, request: wire.Ping) -> wire.Reply:
+        if request.fresh and self._device != "cpu":
+            for fresh in request.fresh:
+                take_over(self._sets[fresh.index], self._shared[fresh.index], fresh)
+            watching.synchronize(self._device)
+        return wire.Ready()
 
     def _attach(self, request: wire.Attach) -> wire.Reply:
         _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
@@ -170,11 +177,6 @@ class Worker:
 
     def _burst(self, request: wire.Burst) -> wire.Reply:
         self._last = None
-        if self._device != "cpu":
-            for index in request.fresh:
-                for own, value in zip(self._sets[index], self._shared[index], strict=True):
-                    if isinstance(own, torch.Tensor):
-                        own.copy_(value)
         call, sets = self._contestant(request.key, request.toll)
         took, self._last = (burst if self._device == "cpu" else burst_cuda)(call, sets, request.start, request.calls)
         return wire.Sampled(took)

@@ -1,0 +1,102 @@
+"""One side of a timing: what it asks of its child, in which order, and what it changes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fib_plugin.bench import wire
+from fib_plugin.bench.blob import take_over
+from fib_plugin.bench.sets import TimingSets
+from fib_plugin.bench.turn import Turn
+from fib_plugin.judge import Verdict
+from fib_plugin.schema import EvaluationStatus
+
+
+class Asked:
+    """A seat whose child is on a GPU, and answers at once."""
+
+    displaced = False
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.child = SimpleNamespace(place=SimpleNamespace(device=device), took_ns=50_000)
+        self.messages: list[Any] = []
+
+    def ask(self, message: wire.Request, kind: type) -> Any:
+        self.messages.append(message)
+        return {
+            wire.Ready: wire.Ready(),
+            wire.Sampled: wire.Sampled(1000.0),
+            wire.Kept: wire.Kept([]),
+        }[kind]
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(message) for message in self.messages]
+
+
+@pytest.fixture
+def sets() -> Iterator[TimingSets]:
+    inputs = [[torch.randn(64, 32), torch.randn(32), torch.arange(4)] for _ in range(3)]
+    sets = TimingSets("sets", inputs, [(torch.float32, (64, 32))])
+    yield sets
+    sets.close()
+
+
+def turn(seat: Asked, sets: TimingSets, mutates: Sequence[str] = (), judged: bool = True, **options: Any) -> Turn:
+    case: Any = SimpleNamespace(
+        definition=SimpleNamespace(inputs={"x": None, "weight": None, "indices": None}),
+        config=SimpleNamespace(mutates=mutates),
+        reference_ms=1.0,
+        sets=lambda displaced: sets,
+    )
+    check = (lambda outputs, index: Verdict(EvaluationStatus.PASSED)) if judged else None
+    return Turn(seat, case, "key", 0.0, check, **options)  # type: ignore[arg-type]
+
+
+def test_what_changed_is_copied_before_the_burst_and_not_in_it(sets: TimingSets) -> None:
+    seat = Asked()
+    turn(seat, sets).burst(4)
+    assert seat.kinds == [wire.Ping, wire.Burst, wire.Keep]
+    assert {fresh.index for fresh in seat.messages[0].fresh} == {0, 1, 2}
+    for fresh in seat.messages[0].fresh:
+        assert set(fresh.rows) <= {0, 1}  # indices stay what they are
+        assert all(1 < len(rows) <= 8 for rows in fresh.rows.values())
+
+
+def test_inputs_that_may_be_written_are_copied_as_a_whole(sets: TimingSets) -> None:
+    for judged in (True, False):
+        seat = Asked()
+        turn(seat, sets, mutates=("x",), judged=judged).burst(1)
+        assert [fresh.rows for fresh in seat.messages[0].fresh] == [None]
+
+
+def test_an_engines_op_keeps_its_inputs(sets: TimingSets) -> None:
+    seat = Asked()
+    turn(seat, sets, judged=False).burst(3)
+    assert seat.messages[0].fresh == []
+
+
+def test_a_cpu_shares_the_memory_and_copies_nothing(sets: TimingSets) -> None:
+    seat = Asked("cpu")
+    turn(seat, sets).burst(3)
+    assert seat.messages[0].fresh == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+@pytest.mark.parametrize("shape", [(6, 4), (1, 5, 3), (9,)])
+def test_the_rows_that_changed_are_all_that_is_needed(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    sets = TimingSets("sets", [[torch.randn(shape).to(dtype), 2.0]], [])
+    (layout,) = sets.layouts
+    shared = sets.blob.arguments(layout.inputs)
+    own = [shared[0].clone(), 2.0]
+    fresh = wire.Fresh(0, sets.touch(0, np.random.default_rng(3)))
+    assert not torch.equal(own[0].view(torch.uint8), shared[0].view(torch.uint8))
+    take_over(own, shared, fresh)
+    assert torch.equal(own[0].view(torch.uint8), shared[0].view(torch.uint8))
+    assert sets.written(0) == []
