@@ -12,9 +12,14 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice, starmap
 from typing import Any
 
+from fib_plugin.dispatch.graph_clock import Recorded
+
 # Bound before any solution is imported.
 _now = time.perf_counter_ns
 _enable, _disable = gc.enable, gc.disable
+#: The device waits so long before a graph, in clock cycles, that the graph lies there when it begins: it is new, and
+#: sending it takes longer than small kernels run.
+_WAIT_CYCLES, _WAIT_CYCLES_PER_CALL, _MOST_WAIT_CYCLES = 60_000, 2_500, 400_000
 
 
 def burst(call: Callable[..., Any], sets: Sequence[Sequence[Any]], start: int, calls: int) -> tuple[float, Any]:
@@ -44,3 +49,22 @@ def burst_cuda(call: Callable[..., Any], sets: Sequence[Sequence[Any]], start: i
     _enable()
     torch.cuda.synchronize()  # what runs on other streams is waited for on the parent's clock
     return float(first.elapsed_time(second)) * 1e6, last[0] if last else None
+
+
+def burst_graph(recorded: Recorded, calls: int) -> float:
+    """Nanoseconds of one replay of ``calls`` recorded calls, by the device's events on the current stream."""
+    import torch
+
+    event: Any = torch.cuda.Event
+    wait: Any = torch.cuda._sleep
+    first, second = event(enable_timing=True), event(enable_timing=True)
+    torch.cuda.synchronize()
+    _disable()
+    wait(min(_MOST_WAIT_CYCLES, _WAIT_CYCLES + calls * _WAIT_CYCLES_PER_CALL))
+    first.record()
+    recorded.replay()
+    second.record()
+    second.synchronize()
+    _enable()
+    torch.cuda.synchronize()
+    return float(first.elapsed_time(second)) * 1e6

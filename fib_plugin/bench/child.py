@@ -49,11 +49,12 @@ class ChildTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where children run."""
+    """Where children run, and whether what they run on a GPU is timed in CUDA graphs, if it can be."""
 
     device: str
     threads: int
     cache: Path
+    graphs: bool = True
 
 
 class _Process(Protocol):

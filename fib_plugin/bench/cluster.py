@@ -53,7 +53,7 @@ class _Spot:
 class _Bench:
     """What runs on a node: a desk for the one device that Ray assigned to this process."""
 
-    def __init__(self, device: str, threads: int | None, timeout: float, run_name: str) -> None:
+    def __init__(self, device: str, threads: int | None, timeout: float, run_name: str, graphs: bool = True) -> None:
         from fib_plugin import settings
         from fib_plugin.bench.builds import Builds
         from fib_plugin.bench.child import Place, physical_cores
@@ -62,7 +62,7 @@ class _Bench:
         import torch  # isort: skip  # before the environment is asked for: it names the device that torch uses
 
         self._root = tempfile.TemporaryDirectory(prefix="fib-bench-")
-        place = Place(device, threads or physical_cores(), settings.load().cache_path)
+        place = Place(device, threads or physical_cores(), settings.load().cache_path, graphs)
         torch.set_num_threads(place.threads)
         self._environment = current_environment()
         self._builds = Builds(place.cache, physical_cores())
@@ -95,13 +95,20 @@ class Cluster:
         devices: ``cpu`` or ``cuda``; None takes the GPUs of all nodes, or all CPUs where there is none.
         threads: CPU threads of an evaluation; None takes each node's cores.
         timeout, run_name: as for `Desk`.
+        graphs: as for `run_bench`.
 
     Raises:
         BenchError: Ray is not installed, cannot be reached, or has no such device.
     """
 
     def __init__(
-        self, address: str, devices: Sequence[str] | None, threads: int | None, timeout: float, run_name: str
+        self,
+        address: str,
+        devices: Sequence[str] | None,
+        threads: int | None,
+        timeout: float,
+        run_name: str,
+        graphs: bool = True,
     ) -> None:
         try:
             import ray
@@ -111,7 +118,7 @@ class Cluster:
                 f"Ray cannot be imported: {error} (pip install 'fib-plugin[ray]' on every node)"
             ) from error
         self._ray: Any = ray
-        self._arguments = (threads, timeout, run_name)
+        self._arguments = (threads, timeout, run_name, graphs)
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address)

@@ -5,6 +5,7 @@ What it knows is right, and the clock that counts, are in this process, which ne
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +24,7 @@ from fib_plugin.bench.seat import Refused, Seat
 from fib_plugin.bench.seating import Seating
 from fib_plugin.bench.timed import TimedJudge
 from fib_plugin.bench.timing import disagrees, measure, steady
-from fib_plugin.bench.turn import Turn
+from fib_plugin.bench.turn import Turn, Uncaptured
 from fib_plugin.build import BuildError, lay_down
 from fib_plugin.judge import Ratio, Verdict, median_ms, ratio, wrong
 from fib_plugin.schema import ENGINE_AUTHOR, Correctness, EvaluationStatus, Solution, content_hash
@@ -43,6 +44,18 @@ class Outcome:
     solution_ms: float | None = None
     ratio: Ratio | None = None
     baseline: Solution | None = None
+    #: How it was timed: "graph" for replays of CUDA graphs, or "plain" calls.
+    timing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Nanoseconds of the sides' calls."""
+
+    solution: list[float]
+    baseline: list[float]
+    toll: list[float]
+    timing: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +147,16 @@ class Examiner:
             timed = self._time(case, contender, None, check)
         if isinstance(timed, Verdict):
             return Outcome(timed)
-        solution_ns, baseline_ns, toll_ns = timed
         if check is not None:
             check_replaced(contender.seat, contender.key)
-            check_floor(case, self._place, median_ms(solution_ns))
+            check_floor(case, self._place, median_ms(timed.solution))
             late = check.distribution() or check.again(contender.seat, contender.key)
             if late is not None:
                 return Outcome(late)
         if baseline is None:
-            return Outcome(verdict, median_ms(solution_ns))
-        return Outcome(verdict, median_ms(solution_ns), ratio(solution_ns, baseline_ns, toll_ns), baseline.solution)
+            return Outcome(verdict, median_ms(timed.solution), timing=timed.timing)
+        compared = ratio(timed.solution, timed.baseline, timed.toll)
+        return Outcome(verdict, median_ms(timed.solution), compared, baseline.solution, timed.timing)
 
     def _build(self, case: Case, solution: Solution) -> _Contender:
         """Have ``solution`` built in its seat and the case laid before it."""
@@ -212,8 +225,20 @@ class Examiner:
 
     def _time(
         self, case: Case, contender: _Contender, baseline: _Contender | None, check: TimedJudge | None
-    ) -> tuple[list[float], list[float], list[float]] | Verdict:
-        """Nanoseconds of solution, displaced op and toll, or why the solution failed after all."""
+    ) -> _Times | Verdict:
+        """Times of solution, displaced op and toll, or why the solution failed after all.
+
+        All of them in CUDA graphs, or none: between plain calls a small kernel costs what Python takes to launch it.
+        """
+        # Engines draw tokens outside of their graphs.
+        if self._place.graphs and self._place.device != "cpu" and case.config.evaluator != "sampling":
+            with contextlib.suppress(Uncaptured):
+                return self._take_turns(case, contender, baseline, check, graphs=True)
+        return self._take_turns(case, contender, baseline, check, graphs=False)
+
+    def _take_turns(
+        self, case: Case, contender: _Contender, baseline: _Contender | None, check: TimedJudge | None, graphs: bool
+    ) -> _Times | Verdict:
         latency = self._seating.latency_ns()
         sides = [contender, *([baseline] if baseline else [])]
         for side in sides:
@@ -223,19 +248,24 @@ class Examiner:
                     sets.refill(index)  # a solution before may have written to them
             side.seat.prepare(sets)
 
-        own = Turn(contender.seat, case, contender.key, latency, check)
+        own = Turn(contender.seat, case, contender.key, latency, check, graphs=graphs)
         turns = [own]
         if baseline is not None:
-            turns.append(Turn(baseline.seat, case, baseline.key, latency))
+            turns.append(Turn(baseline.seat, case, baseline.key, latency, graphs=graphs))
             if not baseline.seat.child.sandboxed:
-                turns.append(Turn(baseline.seat, case, baseline.key, latency, toll=True))
-        found = measure(turns, _TIMING_S, np.random.default_rng())
+                turns.append(Turn(baseline.seat, case, baseline.key, latency, toll=True, graphs=graphs))
+        try:
+            found = measure(turns, _TIMING_S, np.random.default_rng())
+        except Uncaptured:
+            if own.verdict is None:
+                raise
         if own.verdict is not None:
             return own.verdict
         if not contender.engine and (difference := disagrees(own, found[0])):
             raise Caught("time_mismatch", difference)
         solution_ns, *others = steady(found)
-        return solution_ns, others[0] if others else [], others[1] if len(others) > 1 else []
+        timing = "graph" if graphs else "plain"
+        return _Times(solution_ns, others[0] if others else [], others[1] if len(others) > 1 else [], timing)
 
     def _baseline(self, case: Case, solution: Solution, displaced: Sequence[Solution]) -> _Contender | None:
         """The first displaced op that builds here. One that does not is not tried again in this run."""

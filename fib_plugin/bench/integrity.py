@@ -21,7 +21,7 @@ import torch
 _SHOWN = 6
 #: torch's compiler wraps this one itself when it is first imported.
 _WRAPPED_BY_TORCH = ("torch.manual_seed",)
-_OWN = ("fib_plugin.bench", "fib_plugin.build", "fib_plugin.schema")
+_OWN = ("fib_plugin.bench", "fib_plugin.build", "fib_plugin.dispatch", "fib_plugin.schema")
 
 
 def snapshot() -> Callable[[], list[str]]:
@@ -74,6 +74,8 @@ def _owners() -> list[tuple[str, Any]]:
         ("torch.cuda.Stream", torch.cuda.Stream),
         ("torch.utils.dlpack", torch.utils.dlpack),
     ]
+    if hasattr(torch._C, "_CUDAGraph"):
+        found.append(("torch._C._CUDAGraph", torch._C._CUDAGraph))
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name.startswith(_OWN):
             found.append((name, module))

@@ -122,5 +122,6 @@ def make_result(
         evaluation=evaluation_hash(case.config),
         roof_ms=roof.roof_ms if roof is not None else None,
         bound=roof.bound if roof is not None else "",
+        timing=outcome.timing,
     )
     return BenchResult(case.definition, case.workload, solution, trace, measurement)

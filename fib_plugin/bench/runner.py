@@ -115,6 +115,7 @@ def run_bench(
     budget: float | None = None,
     devices: Sequence[str] | None = None,
     ray: str | None = None,
+    graphs: bool = True,
 ) -> list[BenchResult]:
     """Benchmark solutions; traces and measurements are appended to the dataset one by one, so an interrupt keeps them.
 
@@ -134,6 +135,7 @@ def run_bench(
         budget: seconds after which nothing new is started.
         devices: run on these at once; None takes all CUDA devices of the host, or the CPU.
         ray: address of a Ray cluster, ``auto`` or ``local``: all devices of its nodes are used (see `cluster`).
+        graphs: on GPUs, time replays of CUDA graphs where solution and displaced op can be captured.
 
     Raises:
         BenchError: nothing matches what was asked, or the cluster cannot be used.
@@ -154,12 +156,14 @@ def run_bench(
         run.take(LeftOut(lost, why))
     plan = functools.partial(_plan, batches, configs, run, resume)
     if ray is None:
-        places = [Place(device, threads or physical_cores(), _cache(cache)) for device in devices or host_devices()]
+        places = [
+            Place(device, threads or physical_cores(), _cache(cache), graphs) for device in devices or host_devices()
+        ]
         _on_this_host(places, plan, timeout, run)
     else:
         from fib_plugin.bench.cluster import Cluster
 
-        with Cluster(ray, devices, threads, timeout, run.name) as cluster:
+        with Cluster(ray, devices, threads, timeout, run.name, graphs) as cluster:
             for found in cluster.work(plan, traceset.root, lambda: run.stop_at):
                 run.take(found)
     return run.end()

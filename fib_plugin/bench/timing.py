@@ -12,8 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+#: Of a burst.
+MOST_CALLS = 2048
 _BURST_NS = 1_500_000
-_MOST_CALLS = 2048
 _MOST_PAIRS = 101
 _MOST_ESTIMATES = 8
 _PATIENCE = 6.0
@@ -47,6 +48,11 @@ class Side(Protocol):
         """How many input sets it rotates through."""
         ...
 
+    @property
+    def most(self) -> int:
+        """Of how many calls a burst is at most, where its time counts."""
+        ...
+
     def burst(self, calls: int) -> Sample: ...
 
 
@@ -54,7 +60,9 @@ def measure(sides: Sequence[Side], seconds: float, draw: np.random.Generator) ->
     """Samples of each side, taken in turns; lists of equal length."""
     _visit(sides, seconds)
     estimates = [_calibrate(side, seconds) for side in sides]
-    calls = [max(1, min(_MOST_CALLS, round(_BURST_NS / estimate))) for estimate in estimates]
+    calls = [
+        max(1, min(side.most, round(_BURST_NS / estimate))) for side, estimate in zip(sides, estimates, strict=True)
+    ]
     pair_ns = sum(estimate * count for estimate, count in zip(estimates, calls, strict=True))
     fewest = 21 if pair_ns < 2e7 else 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
     if len(sides) == 1:
@@ -120,9 +128,9 @@ def _calibrate(side: Side, seconds: float) -> float:
     while True:
         took = side.burst(calls).ns
         spent += took
-        if took > _BURST_NS / 4 or calls >= _MOST_CALLS:
+        if took > _BURST_NS / 4 or calls >= side.most:
             break
-        calls *= 4
+        calls = min(4 * calls, side.most)
     for _ in range(_MOST_ESTIMATES):
         if spent > 0.05 * seconds * 1e9:
             break

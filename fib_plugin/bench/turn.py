@@ -10,7 +10,7 @@ import numpy as np
 from fib_plugin.bench import wire
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.seat import Seat
-from fib_plugin.bench.timing import Sample
+from fib_plugin.bench.timing import MOST_CALLS, Sample
 from fib_plugin.judge import Verdict
 
 #: Judges what was returned for a set's inputs: (outputs as described, their data, index of the set).
@@ -20,16 +20,29 @@ _CHECKING_S = 0.12
 #: However long the line takes, a burst does not get shorter by more than this share.
 _MOST_LATENCY = 0.25
 _SLOW_REFERENCE_MS = 400.0
+#: Calls of a graph, as long as times are taken, and when a long burst is asked for.
+_MOST_RECORDED, _MOST_EVER_RECORDED = 64, 2048
+
+
+class Uncaptured(Exception):
+    """A side's calls cannot be recorded into a CUDA graph; the message is its process's."""
 
 
 class Turn:
     """``check`` is for solutions: their sets change between bursts, and what they return on them is judged.
 
-    ``verdict`` is the first failed one.
+    ``verdict`` is the first failed one. ``graphs``: a burst is one replay of a CUDA graph that is recorded for it.
     """
 
     def __init__(
-        self, seat: Seat, case: Case, key: str, latency_ns: float, check: Check | None = None, toll: bool = False
+        self,
+        seat: Seat,
+        case: Case,
+        key: str,
+        latency_ns: float,
+        check: Check | None = None,
+        toll: bool = False,
+        graphs: bool = False,
     ) -> None:
         self.progress = 0.0
         self.verdict: Verdict | None = None
@@ -37,6 +50,7 @@ class Turn:
         self._seat, self._case, self._key, self._toll = seat, case, key, toll
         self._latency = latency_ns
         self._check = check
+        self._graphs = graphs
         self._sets = case.sets(seat.displaced)
         self._draw = np.random.default_rng()
         self._position = int(self._draw.integers(len(self._sets)))
@@ -49,13 +63,29 @@ class Turn:
     def sets(self) -> int:
         return len(self._sets)
 
+    @property
+    def most(self) -> int:
+        if not self._graphs:
+            return MOST_CALLS
+        # Inputs that are written to are used once a graph, or what is returned could not be judged.
+        return min(_MOST_RECORDED, self.sets) if self._mutated else _MOST_RECORDED
+
     def burst(self, calls: int) -> Sample:
-        """One burst. On a GPU its time is that of the device's events, on a CPU that of the parent's clock."""
+        """One burst. On a GPU its time is that of the device's events, on a CPU that of the parent's clock.
+
+        Raises:
+            Uncaptured: it was to be recorded, and cannot be.
+        """
         seat, start = self._seat, self._position
+        if self._graphs:
+            calls = min(calls, _MOST_EVER_RECORDED)
+            recorded = seat.ask(wire.Record(self._key, start, calls, self._toll), wire.Recorded)
+            if recorded.why:
+                raise Uncaptured(recorded.why)
         used = sorted({(start + step) % self.sets for step in range(min(calls, self.sets))})
-        fresh = self._renew(used)
+        fresh = self._renew(used)  # after the recording: what was computed beside it is of no use now
         seat.ask(wire.Ping(fresh), wire.Ready)  # it wakes up, and copies, on its own time
-        sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll), wire.Sampled)
+        sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, self._graphs), wire.Sampled)
         took = float(seat.child.took_ns)
         wall = took - min(self._latency, _MOST_LATENCY * took)
         self._position = (start + calls) % self.sets

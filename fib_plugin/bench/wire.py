@@ -110,8 +110,19 @@ class Fresh(msgspec.Struct, frozen=True):
 class Burst(msgspec.Struct, tag=True, frozen=True):
     """``calls`` calls in a row on the prepared sets, from set ``start`` on.
 
-    ``toll``: what the adapter must do around a solution is called, in place of the op.
+    ``toll``: what the adapter must do around a solution is called, in place of the op. ``replay``: these calls were
+    recorded before, and the graph is started once.
     """
+
+    key: str
+    start: int
+    calls: int
+    toll: bool = False
+    replay: bool = False
+
+
+class Record(msgspec.Struct, tag=True, frozen=True):
+    """Record the calls of a burst to come into a CUDA graph. None of them runs before that burst."""
 
     key: str
     start: int
@@ -199,6 +210,12 @@ class Drawn(msgspec.Struct, tag=True, frozen=True):
     outputs: list[Output]
 
 
+class Recorded(msgspec.Struct, tag=True, frozen=True):
+    """The calls lie in a graph. ``why``: they do not, and cannot."""
+
+    why: str = ""
+
+
 class Sampled(msgspec.Struct, tag=True, frozen=True):
     """Nanoseconds of a whole burst by the child's own clock, or by the device's events."""
 
@@ -229,8 +246,8 @@ class Exited(msgspec.Struct, tag=True, frozen=True):
     code: int | None
 
 
-Request = Attach | Detach | Load | Run | Draw | Prepare | Burst | Keep | Inspect | Ping | Fork | Poll
-Reply = Ready | Failed | Ran | Drawn | Sampled | Kept | Inspected | Forked | Exited
+Request = Attach | Detach | Load | Run | Draw | Prepare | Record | Burst | Keep | Inspect | Ping | Fork | Poll
+Reply = Ready | Failed | Ran | Drawn | Recorded | Sampled | Kept | Inspected | Forked | Exited
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)

@@ -24,6 +24,7 @@ from fib_plugin.bench import watching, wire
 from fib_plugin.bench.blob import Blob, spoil, take_over
 from fib_plugin.bench.burst import burst, burst_cuda
 from fib_plugin.bench.integrity import snapshot
+from fib_plugin.bench.recorder import Recorder
 from fib_plugin.build import BuildError, Runnable, load
 from fib_plugin.schema import Definition, Solution, parse
 
@@ -39,8 +40,8 @@ _DENIED = (errno.EPERM, errno.EACCES, errno.ENOMEM)
 class Worker:
     """State of one child: solutions built, blobs attached, input sets to time on."""
 
-    __slots__ = ("_blobs", "_changed", "_device", "_handlers", "_last", "_line", "_prepared", "_runnables", "_sets",
-                 "_shared", "_threads")  # fmt: skip
+    __slots__ = ("_blobs", "_changed", "_device", "_handlers", "_last", "_line", "_prepared", "_recorder", "_runnables",
+                 "_sets", "_shared", "_threads")  # fmt: skip
 
     def __init__(self, line: socket.socket, device: str, threads: int, changed: Callable[[], list[str]]) -> None:
         self._line = line
@@ -53,6 +54,7 @@ class Worker:
         self._shared: list[list[Any]] = []
         self._prepared: dict[tuple[str, bool], tuple[Callable[..., Any], Sequence[Sequence[Any]]]] = {}
         self._last: Any = None
+        self._recorder = Recorder()
         self._handlers: dict[type, Callable[[Any], wire.Reply]] = {
             wire.Ping: self._ping,
             wire.Attach: self._attach,
@@ -61,6 +63,7 @@ class Worker:
             wire.Run: self._run,
             wire.Draw: self._draw,
             wire.Prepare: self._prepare,
+            wire.Record: self._record,
             wire.Burst: self._burst,
             wire.Keep: self._keep,
             wire.Inspect: self._inspect,
@@ -168,6 +171,7 @@ class Worker:
 
     def _prepare(self, request: wire.Prepare) -> wire.Reply:
         self._sets, self._shared, self._prepared, self._last = [], [], {}, None  # free the old ones first
+        self._recorder = Recorder()
         if not request.layouts:
             return wire.Ready()
         blob = self._blobs[request.blob]
@@ -175,8 +179,17 @@ class Worker:
         self._sets = [self._here(shared) for shared in self._shared]
         return wire.Ready()
 
+    def _record(self, request: wire.Record) -> wire.Reply:
+        self._last = None
+        call, sets = self._contestant(request.key, request.toll)
+        chosen = [(request.start + step) % len(sets) for step in range(request.calls)]
+        return wire.Recorded(self._recorder.record(call if call is not _nothing else None, sets, chosen))
+
     def _burst(self, request: wire.Burst) -> wire.Reply:
         self._last = None
+        if request.replay:
+            took, self._last = self._recorder.replay()
+            return wire.Sampled(took)
         call, sets = self._contestant(request.key, request.toll)
         took, self._last = (burst if self._device == "cpu" else burst_cuda)(call, sets, request.start, request.calls)
         return wire.Sampled(took)

@@ -90,6 +90,9 @@ def bench(
         bool,
         typer.Option("--profile", help="Then profile what passed (ncu on GPUs), outside of the sandbox."),
     ] = False,
+    no_graphs: Annotated[
+        bool, typer.Option("--no-graphs", help="On GPUs, time plain calls, not replays of CUDA graphs.")
+    ] = False,
     full_logs: Annotated[bool, typer.Option("--full-logs", help="Show all that failures said.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
@@ -133,6 +136,7 @@ def bench(
                 budget=budget,
                 devices=[name.strip() for name in devices.split(",") if name.strip()] if devices else None,
                 ray=ray,
+                graphs=not no_graphs,
             )
         if profile:
             profiles = _profile(view.results, root, devices, threads, chosen.cache_path, as_json)

@@ -57,6 +57,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """what the work takes at the rates that this machine was measured to reach"""
     bound: str = ""
     """what those are: memory or compute"""
+    timing: str = ""
+    """how the times were taken: graph (replays of CUDA graphs) or plain (calls in a row)"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)

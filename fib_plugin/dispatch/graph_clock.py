@@ -20,11 +20,22 @@ class Recorded:
 
     Args:
         calls: how many; a replay runs them all.
+        last: what the last of them returned: the place that a replay writes to.
     """
 
-    def __init__(self, graph: Any, calls: int) -> None:
+    def __init__(self, graph: Any, calls: int, last: Any = None) -> None:
+        self.last = last
         self._graph = graph
         self._calls = calls
+
+    @property
+    def pool(self) -> Any:
+        """The memory of its calls; a later recording may take it over once ``last`` is let go."""
+        return self._graph.pool()
+
+    def replay(self) -> None:
+        """Start the calls on the current stream."""
+        self._graph.replay()
 
     def replay_ns(self) -> float:
         """Nanoseconds a call of one replay on the current stream; waits for the device."""
@@ -39,8 +50,16 @@ class Recorded:
         return float(start.elapsed_time(end)) * 1e6 / self._calls
 
 
-def record(call: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], device: Any) -> Recorded:
+def record(
+    call: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], device: Any, stream: Any = None, pool: Any = None
+) -> Recorded:
     """The calls of ``chunk``, which must have run before: nothing is compiled or set up in a capture.
+
+    Args:
+        call, chunk: what is called, and the arguments of each call.
+        device: where.
+        stream: is captured; None takes another one each time, and libraries keep a workspace for each.
+        pool: of a recording that still lives, whose memory is used again; None takes new memory.
 
     Raises:
         NotCapturable: the call synchronises, or does something else that a graph cannot hold.
@@ -50,20 +69,21 @@ def record(call: Callable[..., Any], chunk: Sequence[tuple[Any, ...]], device: A
     # Not torch.cuda.CUDAGraph: its methods may be hooked (see adapters/torch/graphs.py), and this graph is ours.
     graph = torch._C._CUDAGraph()
     make_stream: Any = torch.cuda.Stream
-    stream = make_stream(device)
+    stream = make_stream(device) if stream is None else stream
     here = torch.cuda.current_stream(device)
     stream.wait_stream(here)
     with torch.cuda.stream(stream):
-        graph.capture_begin(pool=None, capture_error_mode="thread_local")
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        last = None
         try:
             for arguments in chunk:
-                call(*arguments)
+                last = call(*arguments)
             graph.capture_end()
         except Exception as error:
             _abandon(graph, device)
             raise NotCapturable(repr(error)) from error
     here.wait_stream(stream)
-    return Recorded(graph, len(chunk))
+    return Recorded(graph, len(chunk), last)
 
 
 def _abandon(graph: Any, device: Any) -> None:

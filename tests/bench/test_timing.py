@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fib_plugin.bench.timing import Sample, disagrees, measure, steady
+from fib_plugin.bench.timing import MOST_CALLS, Sample, disagrees, measure, steady
 
 
 class Pretended:
@@ -16,6 +16,7 @@ class Pretended:
     ) -> None:
         self.progress = 0.0
         self.sets = 3
+        self.most = MOST_CALLS
         self._ns, self._log, self._name, self._slow = microseconds * 1e3, log, name, slow_clock
         self._draw = np.random.default_rng(7)
 
@@ -53,6 +54,15 @@ def test_a_burst_has_an_unforeseeable_length() -> None:
     log: list[tuple[str, int]] = []
     timed(Pretended(10, log), Pretended(10, log))
     assert len({calls for _, calls in log[-20:]}) > 5
+
+
+def test_a_side_whose_bursts_are_bounded_is_asked_for_no_longer_ones() -> None:
+    log: list[tuple[str, int]] = []
+    short, long = Pretended(1, log, "short"), Pretended(1, log, "long")
+    short.most = 12
+    timed(short, long)
+    assert max(calls for name, calls in log if name == "short") == 12
+    assert max(calls for name, calls in log if name == "long") > 500
 
 
 def test_a_hopeless_solution_is_not_run_longer_than_needed() -> None:

@@ -13,7 +13,8 @@ import torch
 from fib_plugin.bench import wire
 from fib_plugin.bench.blob import take_over
 from fib_plugin.bench.sets import TimingSets
-from fib_plugin.bench.turn import Turn
+from fib_plugin.bench.timing import MOST_CALLS
+from fib_plugin.bench.turn import Turn, Uncaptured
 from fib_plugin.judge import Verdict
 from fib_plugin.schema import EvaluationStatus
 
@@ -23,7 +24,8 @@ class Asked:
 
     displaced = False
 
-    def __init__(self, device: str = "cuda") -> None:
+    def __init__(self, device: str = "cuda", why: str = "") -> None:
+        self.why = why
         self.child = SimpleNamespace(place=SimpleNamespace(device=device), took_ns=50_000)
         self.messages: list[Any] = []
 
@@ -31,6 +33,7 @@ class Asked:
         self.messages.append(message)
         return {
             wire.Ready: wire.Ready(),
+            wire.Recorded: wire.Recorded(self.why),
             wire.Sampled: wire.Sampled(1000.0),
             wire.Kept: wire.Kept([]),
         }[kind]
@@ -67,6 +70,30 @@ def test_what_changed_is_copied_before_the_burst_and_not_in_it(sets: TimingSets)
     for fresh in seat.messages[0].fresh:
         assert set(fresh.rows) <= {0, 1}  # indices stay what they are
         assert all(1 < len(rows) <= 8 for rows in fresh.rows.values())
+
+
+def test_inputs_change_between_the_recording_of_a_graph_and_its_replay(sets: TimingSets) -> None:
+    seat = Asked()
+    turn(seat, sets, graphs=True).burst(5)
+    record, ping, burst, _ = seat.messages
+    assert seat.kinds == [wire.Record, wire.Ping, wire.Burst, wire.Keep]
+    assert len(ping.fresh) == 3
+    assert burst.replay
+    assert (record.key, record.start, record.calls, record.toll) == (burst.key, burst.start, burst.calls, burst.toll)
+
+
+def test_calls_that_cannot_be_recorded_are_not_timed(sets: TimingSets) -> None:
+    seat = Asked(why="operation not permitted when stream is capturing")
+    with pytest.raises(Uncaptured, match="not permitted"):
+        turn(seat, sets, graphs=True).burst(5)
+    assert seat.kinds == [wire.Record]
+
+
+def test_a_graph_has_a_bounded_number_of_calls(sets: TimingSets) -> None:
+    assert turn(Asked(), sets).most == MOST_CALLS
+    assert turn(Asked(), sets, graphs=True).most == 64
+    assert turn(Asked(), sets, graphs=True, mutates=("x",)).most == len(sets)  # or its last call could not be judged
+    assert turn(Asked(), sets, graphs=True).burst(100_000).calls == 2048
 
 
 def test_inputs_that_may_be_written_are_copied_as_a_whole(sets: TimingSets) -> None:
