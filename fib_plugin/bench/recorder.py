@@ -24,6 +24,7 @@ class Recorder:
     def __init__(self) -> None:
         self._recorded: Recorded | None = None
         self._calls = 0
+        self._idle = False
         self._stream: Any = None
         #: (what was called, set): nothing is compiled or set up in a capture.
         self._warm: set[tuple[Any, int]] = set()
@@ -33,10 +34,10 @@ class Recorder:
 
         None for ``call`` stands for no work at all.
         """
-        before, self._recorded, self._calls = self._recorded, None, 0
+        self._idle = call is None
         if call is None:
-            self._recorded = before
             return ""
+        before, self._recorded, self._calls = self._recorded, None, len(chosen)
         self._warm_up(call, sets, chosen)
         pool = None
         if before is not None:
@@ -53,13 +54,14 @@ class Recorder:
         finally:
             gc.enable()
             torch.cuda.synchronize()  # what was started beside the capture has ended before the inputs change
-        self._calls = len(chosen)
         return ""
 
     def replay(self) -> tuple[float, Any]:
         """Nanoseconds of the recorded calls, and what the last of them returned."""
-        if self._recorded is None or not self._calls:
+        if self._idle:
             return 0.0, None
+        if self._recorded is None:
+            raise RuntimeError("nothing was recorded")
         return burst_graph(self._recorded, self._calls), self._recorded.last
 
     def _warm_up(self, call: Callable[..., Any], sets: Sequence[Sequence[Any]], chosen: Sequence[int]) -> None:
