@@ -19,7 +19,7 @@ _now = time.perf_counter_ns
 _enable, _disable = gc.enable, gc.disable
 #: The device waits so long before a graph, in clock cycles, that the graph lies there when it begins: it is new, and
 #: sending it takes longer than small kernels run.
-_WAIT_CYCLES, _WAIT_CYCLES_PER_CALL, _MOST_WAIT_CYCLES = 60_000, 2_500, 400_000
+_WAIT_CYCLES, _WAIT_CYCLES_PER_CALL, _MOST_WAIT_CYCLES = 60_000, 4_000, 400_000
 
 
 def burst(call: Callable[..., Any], sets: Sequence[Sequence[Any]], start: int, calls: int) -> tuple[float, Any]:

@@ -33,6 +33,7 @@ def test_resume_measures_again_once_there_is_an_op_to_compare_with(tmp_path: Pat
     traces = dataset(tmp_path, solution("candidate", RIGHT))
     (alone,) = run_bench(traces, cache=cache)
     assert (alone.measurement.baseline, alone.measurement.ratio, alone.measurement.ratio_low) == ("", 0.0, 0.0)
+    assert alone.measurement.timing == "plain"
     traces.add_solution(solution("vllm_9_rmsnorm", NORM.reference, author="engine"))
     again = run_bench(TraceSet.from_path(tmp_path), resume=True, cache=cache)
     assert {r.solution.name: r.measurement.baseline for r in again} == {

@@ -141,6 +141,13 @@ def test_budget_and_devices_are_handed_on(asked: dict[str, Any]) -> None:
     assert (asked["budget"], asked["devices"], asked["save"]) == (90.0, ["cuda:0", "cuda:3"], True)
 
 
+def test_graphs_are_the_default_and_can_be_left_out(asked: dict[str, Any]) -> None:
+    fib()
+    assert asked["graphs"] is True
+    fib("--no-graphs")
+    assert asked["graphs"] is False
+
+
 def test_a_spent_budget_is_said(data: Path) -> None:
     assert "the budget of 0 s was spent (continue with --resume)" in fib("--budget", "0").output
 
