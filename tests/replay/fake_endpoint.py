@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -63,15 +64,24 @@ class FakeEndpoint:
             number = len(self.requests)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            with self.lock:
+                self._at_once -= not left
+                left = True
+
         try:
-            self._stream(handler, body, self.fault if number % self.every == 0 else "")
+            self._stream(handler, body, self.fault if number % self.every == 0 else "", leave)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with self.lock:
-                self._at_once -= 1
+            leave()
 
-    def _stream(self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str) -> None:
+    def _stream(
+        self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str, leave: Callable[[], None]
+    ) -> None:
         if fault == "http_400":
             _answer(handler, 400, {"error": {"message": f"token id {body['prompt'][0]} is out of vocabulary"}})
             return
@@ -97,6 +107,7 @@ class FakeEndpoint:
                 return
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": asked}
         _event(handler, json.dumps({"choices": [], "usage": usage}))
+        leave()  # before the client can know that it may send the next one
         _event(handler, "[DONE]")
 
 

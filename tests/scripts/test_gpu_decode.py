@@ -24,7 +24,9 @@ def script() -> ModuleType:
 
 
 def options(**of: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"tiny": True, "layers": 2, "eager": False, "sampling": False, "adapters": "a", **of})
+    return argparse.Namespace(
+        **{"tiny": True, "layers": 2, "eager": False, "sampling": False, "adapters": "a", "margin": 0.0, **of}
+    )
 
 
 def test_each_phase_is_on_disk_when_it_ends_and_other_sections_stay(script: ModuleType, tmp_path: Path) -> None:

@@ -56,7 +56,17 @@ def test_triton_agrees_with_the_reference_in_the_interpreter(source: str, root: 
     assert set(results) == {name for _, name in cases([source])}
 
 
-@pytest.mark.parametrize("op_type", sorted({spec.op_type for spec in ops.ALL.values()}))
+#: Families that can be captured and benchmarked, and for which no kernel is shipped yet.
+MISSING = ("gqa_ragged", "mla_paged")
+SHIPPED = [
+    pytest.param(
+        name, marks=pytest.mark.xfail(strict=True, reason="no kernel is shipped yet") if name in MISSING else ()
+    )
+    for name in sorted({spec.op_type for spec in ops.ALL.values()})
+]
+
+
+@pytest.mark.parametrize("op_type", SHIPPED)
 def test_every_op_type_has_a_torch_a_triton_and_a_cpp_kernel(op_type: str) -> None:
     families = {family for family, spec in ops.ALL.items() if spec.op_type == op_type}
     for family in families:
