@@ -185,7 +185,8 @@ def captured_llama(drive) -> Outcome:
 @pytest.fixture(scope="session")
 def captured_sglang(drive) -> Outcome:
     """The same llama served by SGLang with tracing on, from an empty dataset."""
-    steps = [*sampling_steps(engine="sglang"), {"status": "status"}]
+    # Its scheduler ends by SIGKILL, and what is promised then is all but the last second.
+    steps = [*sampling_steps(engine="sglang"), {"status": "status"}, {"wait": 2.5}]
     return drive("captured_sglang", "llama", steps, engine="sglang", FIB_ENABLE_TRACING="1")
 
 
