@@ -82,6 +82,10 @@ class Settings(BaseSettings):
         excluded = [part[1:] for part in asked if part.startswith("-")]
         return (not included or _matches(name, included)) and not _matches(name, excluded)
 
+    def names(self, name: str) -> bool:
+        """Whether FIB_ADAPTERS asks for the adapter ``name`` by its own name, not for all of its engine."""
+        return name in (part.strip() for part in self.adapters.split(","))
+
     def unknown_adapters(self, known: Iterable[str]) -> list[str]:
         """Names in FIB_ADAPTERS that no adapter in ``known`` answers to."""
         names = list(known)

@@ -169,6 +169,8 @@ class Bench:
             "VLLM_USE_FLASHINFER_MOE_FP16": "0",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CACHE_ROOT": str(self._folder / "vllm"),
+            # Norms leave compiled graphs only where they are named.
+            "FIB_ADAPTERS": "vllm,vllm.norm",
             "FIB_DATASET_PATH": str(dataset),
             "FIB_CACHE_PATH": str(self._folder / f"{name}.cache"),
             "FIB_LOCK_PATH": str(dataset.parent / f"{dataset.name}.lock"),

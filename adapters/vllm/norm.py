@@ -41,6 +41,11 @@ class Norm(Adapter):
         self.widths = {
             family: frozenset(c["hidden_size"] for c in runtime.candidates(family)) for family in self.families
         }
+        #: On a GPU a compiled graph fuses its norms, and an opaque one cost more at large batches than a faster kernel
+        #: gained at small ones (scripts/gpu_decode.py, tests/reports/vllm_gpu.json): only who names us wants that.
+        self.leaves_gpu_graphs = runtime.settings.names(self.name)
+        if any(self.widths.values()) and not self.leaves_gpu_graphs and torch.cuda.is_available():
+            runtime.note(f"{self.name}: stays in compiled graphs, which fuse it, unless FIB_ADAPTERS names {self.name}")
         self._plain_widths, self._fused_widths = self.widths["rmsnorm"], self.widths["fused_add_rmsnorm"]
         self.plain = opaque("rmsnorm(Tensor x, Tensor weight, float eps) -> Tensor", self._rmsnorm, _fake_rmsnorm)
         self.fused = opaque(
@@ -68,7 +73,7 @@ class Norm(Adapter):
     def graph_facts(self) -> str:
         widths = {family: sorted(w) for family, w in self.widths.items()}
         seen = [op and op.schema for op in (self.plain_seen, self.fused_seen)]
-        return f"{self.plain.schema} {self.fused.schema} {widths} {seen}"
+        return f"{self.plain.schema} {self.fused.schema} {widths} {self.leaves_gpu_graphs} {seen}"
 
     def displaced(self, definition: Definition) -> str:
         fused = "residual" in definition.inputs
@@ -81,6 +86,8 @@ class Norm(Adapter):
             compiling = torch.compiler.is_compiling()
             widths = self._plain_widths if residual is None else self._fused_widths
             wins = (compiling or not self.tracing) and x.shape[-1] in widths
+            if compiling and x.is_cuda and not self.leaves_gpu_graphs:
+                wins = False
             if not (wins or self.tracing):
                 return original(norm, x, residual)
             # To ask a module for a parameter is slow, and `data` would be another object at every call.
