@@ -7,7 +7,7 @@ overlap in a graph do not. Recording also shows whether a solution can be captur
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
@@ -72,7 +72,7 @@ def record(
     stream = make_stream(device) if stream is None else stream
     here = torch.cuda.current_stream(device)
     stream.wait_stream(here)
-    with torch.cuda.stream(stream):
+    with own_random_state(device), torch.cuda.stream(stream):
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         last = None
         try:
@@ -84,6 +84,32 @@ def record(
             raise NotCapturable(repr(error)) from error
     here.wait_stream(stream)
     return Recorded(graph, len(chunk), last)
+
+
+@contextlib.contextmanager
+def own_random_state(device: Any) -> Iterator[None]:
+    """Lends the device's generator another state, equal and thrown away.
+
+    A capture that fails leaves the state that it began with in capture for good, and then nothing outside of a graph
+    draws from it any more; and replays move on what they were captured with.
+    """
+    import torch
+
+    index = torch.device(device).index
+    generator: Any = torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+    try:
+        own = generator.graphsafe_get_state()
+        make: Any = torch.Generator
+        lent = make(device)
+        lent.set_state(generator.get_state())
+        generator.graphsafe_set_state(lent.graphsafe_get_state())
+    except (AttributeError, NotImplementedError, RuntimeError):  # not every version of torch can
+        yield
+        return
+    try:
+        yield
+    finally:
+        generator.graphsafe_set_state(own)
 
 
 def _abandon(graph: Any, device: Any) -> None:
