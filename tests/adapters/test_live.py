@@ -1,8 +1,7 @@
-"""Live calls of any engine: the shapes they come in are the shapes that go out, whatever the definition's rank."""
+"""Live rotary embeddings, experts, attention and sampling: what goes out has the shape of what came in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,243 +9,21 @@ import proven
 import pytest
 import torch
 import torch.nn.functional as F
-from fib_plugin.adapters.live.activation import LiveActivation
 from fib_plugin.adapters.live.attention import LiveAttention, Step, slots_by_host, slots_of, table_step
-from fib_plugin.adapters.live.gemm import LiveGemm
 from fib_plugin.adapters.live.moe import LiveMoe
-from fib_plugin.adapters.live.norm import LiveNorm
 from fib_plugin.adapters.live.rope import LiveRope
 from fib_plugin.adapters.live.sampling import LiveSampling
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_calls import FP32, ROWS, Make, normal, reasons
 from proven import MARK
 from safetensors.torch import load_file
 
 from fib_plugin import ops
 from fib_plugin.dataset import TraceSet
-from fib_plugin.runtime import Runtime
 from fib_plugin.schema import Definition
 
-Make = Callable[..., Runtime]
-FP32 = {"dtype": "float32"}
-#: Rows that every live call below has, in its various shapes.
-ROWS = 6
-
-
-@pytest.fixture
-def proven_runtime(make_runtime: Make, dataset: Path) -> Callable[..., Runtime]:
-    """A runtime in which a marked solution is proven at ROWS for each definition."""
-
-    def make(*definitions: Definition, **options: Any) -> Runtime:
-        for definition in definitions:
-            made = proven.solution(definition, f"fast__{definition.name}")
-            proven.prove(dataset, definition, made, sizes=(ROWS,))
-        return make_runtime(**options)
-
-    return make
-
-
-def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(dtype)
-
-
-def shapes(width: int) -> dict[str, torch.Tensor]:
-    """ROWS rows of a width: as a matrix, with more dimensions, and as views of something larger."""
-    return {
-        "matrix": normal(ROWS, width),
-        "batched": normal(2, 3, width),
-        "deep": normal(1, 3, 2, width),
-        "columns of a wider one": normal(ROWS, 3 * width)[:, width : 2 * width],
-        "every other row": normal(2 * ROWS, width)[::2],
-        "a batch of views": normal(2, 3, 2 * width)[..., :width],
-        "transposed batch": normal(3, 2, width).transpose(0, 1),
-    }
-
-
-SHAPES = pytest.mark.parametrize("shape", list(shapes(4)))
-
-
-def reasons(runtime: Runtime) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line in runtime.snapshot()["status"]["ops"].values():
-        for reason, count in line["fallbacks"].items():
-            found[reason] = found.get(reason, 0) + count
-    return found
-
-
-# ---- gemm -----------------------------------------------------------------------------------------------------------
-
-GEMM = ops.ALL["gemm"].definition(n=5, k=4, **FP32)
-
-
-@SHAPES
-def test_gemm_keeps_the_shape_of_its_rows(proven_runtime: Any, shape: str) -> None:
-    x, weight = shapes(4)[shape], normal(5, 4)
-    out = LiveGemm(proven_runtime(GEMM), "toy.gemm").attempt(x, weight)
-    torch.testing.assert_close(out, F.linear(x, weight) + MARK)
-
-
-def test_gemm_without_a_proven_solution_leaves_the_call_to_the_engine(make_runtime: Make) -> None:
-    runtime = make_runtime()
-    assert LiveGemm(runtime, "toy.gemm").attempt(normal(2, 3, 4), normal(5, 4)) is None
-    assert reasons(runtime) == {"no_definition": 1}
-
-
-def test_gemm_resolves_a_weight_once(proven_runtime: Any) -> None:
-    runtime = proven_runtime(GEMM)
-    live, weight = LiveGemm(runtime, "toy.gemm"), normal(5, 4)
-    asked: list[str] = []
-    site = runtime.site
-    runtime.site = lambda adapter, definition, **options: asked.append(adapter) or site(adapter, definition, **options)
-    for _ in range(3):
-        live.attempt(normal(ROWS, 4), weight.data)
-    assert asked == ["toy.gemm"]
-
-
-def test_gemm_knows_a_weight_only_with_rows_that_it_can_be_called_with(proven_runtime: Any) -> None:
-    live, weight, x = LiveGemm(proven_runtime(GEMM), "toy.gemm"), normal(5, 4), normal(ROWS, 4)
-    assert not live.knows(x, weight)
-    live.attempt(x, weight)
-    assert live.knows(x, weight)
-    assert live.knows(normal(2, 3, 4), weight)
-    assert not live.knows(x.to(torch.bfloat16), weight)
-    assert not live.knows(normal(ROWS, 3), weight)
-    assert not live.knows(x, weight.data)  # another object: whether it is the same memory is not known yet
-
-
-def test_a_slice_of_a_weight_is_another_weight(proven_runtime: Any) -> None:
-    """A slice may start at the address of the whole."""
-    runtime = proven_runtime(GEMM, ops.ALL["gemm"].definition(n=2, k=4, **FP32))
-    live, weight, x = LiveGemm(runtime, "toy.gemm"), normal(5, 4), normal(ROWS, 4)
-    torch.testing.assert_close(live.attempt(x, weight), F.linear(x, weight) + MARK)
-    torch.testing.assert_close(live.attempt(x, weight[:2]), F.linear(x, weight[:2]) + MARK)
-    assert {site.definition.name for site in runtime.sites} == {"gemm_fp32_n5_k4", "gemm_fp32_n2_k4"}
-
-
-def test_a_weight_at_the_address_of_a_dead_one_is_not_taken_for_it(proven_runtime: Any) -> None:
-    live = LiveGemm(proven_runtime(GEMM), "toy.gemm")
-    addresses = []
-    for _ in range(20):
-        weight = normal(5, 4)
-        addresses.append(weight.data_ptr())
-        live.attempt(normal(ROWS, 4), weight)
-        del weight
-    assert len(set(addresses)) == 20
-
-
-def test_a_stand_in_is_observed_and_never_substituted(proven_runtime: Any, dataset: Path) -> None:
-    runtime = proven_runtime(GEMM, tracing=True)
-    stand_in = torch.empty(1).expand(5, 4)
-    assert LiveGemm(runtime, "toy.gemm").attempt(normal(ROWS, 4), stand_in) is None
-    assert runtime.snapshot()["calls"][GEMM.name] == {'{"M":6}': 1}
-
-
-def test_a_stand_in_does_not_keep_a_real_weight_of_its_shape_from_its_solution(proven_runtime: Any) -> None:
-    live = LiveGemm(proven_runtime(GEMM), "toy.gemm")
-    live.attempt(normal(ROWS, 4), torch.empty(1).expand(5, 4))
-    assert live.attempt(normal(ROWS, 4), normal(5, 4)) is not None
-
-
-def test_gemm_wins_only_for_the_shape_and_dtype_that_is_proven(proven_runtime: Any) -> None:
-    live = LiveGemm(proven_runtime(GEMM), "toy.gemm")
-    assert live.wins(5, 4, torch.float32)
-    assert not live.wins(5, 4, torch.bfloat16)
-    assert not live.wins(4, 5, torch.float32)
-    assert not live.wins(5, 4, torch.float64)
-
-
-# ---- norms ----------------------------------------------------------------------------------------------------------
-
-EPS = 1e-5
-NORM = ops.ALL["rmsnorm"].definition(hidden_size=4, eps=EPS, **FP32)
-ADD_NORM = ops.ALL["fused_add_rmsnorm"].definition(hidden_size=4, eps=EPS, **FP32)
-
-
-@SHAPES
-def test_rmsnorm_keeps_the_shape_of_its_input(proven_runtime: Any, shape: str) -> None:
-    x, weight = shapes(4)[shape], normal(4)
-    out = LiveNorm(proven_runtime(NORM), "toy.norm").rmsnorm(x, weight, EPS)
-    torch.testing.assert_close(out, F.rms_norm(x, (4,), weight, EPS) + MARK)
-
-
-@SHAPES
-def test_fused_add_rmsnorm_keeps_the_shape_of_its_inputs(proven_runtime: Any, shape: str) -> None:
-    x, residual, weight = shapes(4)[shape], shapes(4)[shape] * 2, normal(4)
-    out, added = LiveNorm(proven_runtime(ADD_NORM), "toy.norm").fused_add_rmsnorm(x, residual, weight, EPS)
-    torch.testing.assert_close(added, x + residual)
-    torch.testing.assert_close(out, F.rms_norm(x + residual, (4,), weight, EPS) + MARK)
-
-
-@SHAPES
-def test_a_definition_that_leaves_the_sum_out_gets_it_added(make_runtime: Make, dataset: Path, shape: str) -> None:
-    single = ADD_NORM.model_copy(update={"outputs": {"output": ADD_NORM.outputs["output"]}, "name": "theirs"})
-    after = f"\n_both = run\n\n\ndef run(*inputs):\n    return _both(*inputs)[0] + {MARK}\n"
-    proven.prove(dataset, single, proven.solution(single, after=after), sizes=(ROWS,))
-    x, residual, weight = shapes(4)[shape], shapes(4)[shape] * 2, normal(4)
-    out, added = LiveNorm(make_runtime(), "toy.norm").fused_add_rmsnorm(x, residual, weight, EPS)  # type: ignore[misc]
-    torch.testing.assert_close(added, x + residual)
-    torch.testing.assert_close(out, F.rms_norm(x + residual, (4,), weight, EPS) + MARK)
-
-
-def test_the_inputs_of_a_norm_are_left_alone(proven_runtime: Any) -> None:
-    x, residual = normal(ROWS, 4), normal(ROWS, 4)
-    kept = x.clone(), residual.clone()
-    LiveNorm(proven_runtime(ADD_NORM), "toy.norm").fused_add_rmsnorm(x, residual, normal(4), EPS)
-    assert torch.equal(x, kept[0])
-    assert torch.equal(residual, kept[1])
-
-
-def test_a_norm_with_another_eps_is_another_op_although_its_weight_is_the_same(proven_runtime: Any) -> None:
-    live, x, weight = LiveNorm(proven_runtime(NORM), "toy.norm"), normal(ROWS, 4), normal(4)
-    assert live.rmsnorm(x, weight, EPS) is not None
-    assert live.rmsnorm(x, weight, 0.5) is None
-
-
-def test_a_norm_of_another_dtype_is_another_op_although_its_weight_is_the_same(proven_runtime: Any) -> None:
-    live, x, weight = LiveNorm(proven_runtime(NORM), "toy.norm"), normal(ROWS, 4), normal(4)
-    assert live.rmsnorm(x, weight, EPS) is not None
-    assert live.rmsnorm(x.bfloat16(), weight, EPS) is None
-
-
-def test_a_norms_weight_is_known_by_the_layers_own_object_and_reaches_solutions_as_a_plain_tensor(
-    proven_runtime: Any,
-) -> None:
-    runtime = proven_runtime(NORM)
-    live, x, weight = LiveNorm(runtime, "toy.norm"), normal(ROWS, 4), torch.nn.Parameter(normal(4))
-    live.rmsnorm(x, weight.data, EPS)  # as a compiled graph may have called it before
-    asked: list[Any] = []
-    (site,) = runtime.sites
-    attempt = type(site).attempt
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(site), "attempt", lambda self, key, inputs: asked.append(inputs[1]) or attempt(self, key, inputs)
-        )
-        for _ in range(2):
-            live.rmsnorm(x, weight, EPS)
-    assert [type(each) for each in asked] == [torch.Tensor] * 2
-    assert {each.data_ptr() for each in asked} == {weight.data_ptr()}
-    assert asked[1] is asked[0]
-
-
-def test_a_norm_wins_only_for_what_is_proven(proven_runtime: Any) -> None:
-    live = LiveNorm(proven_runtime(NORM), "toy.norm")
-    assert live.wins("rmsnorm", 4, EPS, torch.float32)
-    assert not live.wins("rmsnorm", 4, 1e-6, torch.float32)
-    assert not live.wins("fused_add_rmsnorm", 4, EPS, torch.float32)
-    assert not live.wins("rmsnorm", 4, EPS, torch.float64)
-
-
-# ---- activation -----------------------------------------------------------------------------------------------------
-
-
-@SHAPES
-def test_silu_and_mul_halves_the_last_dimension_and_keeps_the_others(proven_runtime: Any, shape: str) -> None:
-    x = shapes(8)[shape]
-    out = LiveActivation(proven_runtime(proven.silu(4)), "toy.act").silu_and_mul(x)
-    torch.testing.assert_close(out, F.silu(x[..., :4]) * x[..., 4:] + MARK)
-
-
-# ---- rope -----------------------------------------------------------------------------------------------------------
+# ---- rope --------------------------------------------------------------------------------------------------------
 
 
 def rope(is_neox: bool = True) -> Definition:
@@ -310,7 +87,7 @@ def test_the_two_styles_of_one_cache_are_two_ops(proven_runtime: Any) -> None:
     assert live.attempt(*args, False) is None
 
 
-# ---- experts --------------------------------------------------------------------------------------------------------
+# ---- experts -----------------------------------------------------------------------------------------------------
 
 MOE = ops.ALL["moe"].definition(topk=2, num_experts=3, hidden_size=4, intermediate_size=5, **FP32)
 
@@ -362,7 +139,7 @@ def test_moe_wins_only_for_what_is_proven(proven_runtime: Any) -> None:
     assert not live.wins(2, normal(3, 10, 4, dtype=torch.bfloat16))
 
 
-# ---- attention ------------------------------------------------------------------------------------------------------
+# ---- attention ---------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -438,7 +215,7 @@ def test_attention_asks_one_site_per_kind_and_passes_the_definitions_inputs(prov
     assert (axes["num_kv_indices"], axes["num_pages"], axes["len_indptr"]) == (7, 8, 3)
 
 
-# ---- sampling -------------------------------------------------------------------------------------------------------
+# ---- sampling ----------------------------------------------------------------------------------------------------
 
 K, P = torch.full((ROWS,), 2), torch.full((ROWS,), 0.5, dtype=torch.float64)
 
