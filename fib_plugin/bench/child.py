@@ -23,6 +23,8 @@ from fib_plugin.bench.blob import Blob
 from fib_plugin.bench.drain import Drain
 from fib_plugin.bench.environment import environment
 from fib_plugin.bench.forkserver import ForkServer
+from fib_plugin.bench.host import free_bytes
+from fib_plugin.bench.line import WireError, pending, receive_reply, send
 
 _START_S = 180.0
 _POLL_S = 0.1
@@ -107,7 +109,7 @@ class Child:
         #: Nanoseconds between the last request and its answer, by this process's clock.
         self.took_ns = 0
         self.scratch = Path(tempfile.mkdtemp(prefix="fib-bench-"))
-        self._memory = memory_bytes if memory_bytes is not None else _free_bytes() // 2
+        self._memory = memory_bytes if memory_bytes is not None else free_bytes() // 2
         self._mark = uuid.uuid4().hex
         self._seen: set[int] = set()
         self._cause = ""
@@ -151,19 +153,19 @@ class Child:
         try:
             self._wake()
             if not self._started:  # not on the solution's time
-                hello = wire.receive_reply(self._line, time.monotonic() + _START_S)
+                hello = receive_reply(self._line, time.monotonic() + _START_S)
                 self.notes = tuple(getattr(hello, "notes", ()))
                 self._started = True
-            if wire.pending(self._line):
-                raise wire.WireError("it spoke without being asked")
+            if pending(self._line):
+                raise WireError("it spoke without being asked")
             self._drain.mark()
             deadline = time.monotonic() + timeout
             self._line.settimeout(timeout)
             start = time.perf_counter_ns()
-            wire.send(self._line, message)
+            send(self._line, message)
             if blob is not None:
                 socket.send_fds(self._line, [b"F"], [blob.descriptor])
-            reply = wire.receive_reply(self._line, deadline)
+            reply = receive_reply(self._line, deadline)
             self.took_ns = time.perf_counter_ns() - start
             self._rest()
             return reply
@@ -174,7 +176,7 @@ class Child:
             )
             self.close()
             raise ChildTimeout(said) from None
-        except (wire.WireError, OSError) as error:
+        except (WireError, OSError) as error:
             raise ChildDied(self._obituary(error)) from None
 
     def _wake(self) -> None:
@@ -294,25 +296,3 @@ def _exit_cause(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"the process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
-def _free_bytes() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads not counted twice."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in allowed:
-        try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))

@@ -56,8 +56,9 @@ class _Bench:
     def __init__(self, device: str, threads: int | None, timeout: float, run_name: str, graphs: bool = True) -> None:
         from fib_plugin import settings
         from fib_plugin.bench.builds import Builds
-        from fib_plugin.bench.child import Place, physical_cores
+        from fib_plugin.bench.child import Place
         from fib_plugin.bench.desk import Desk
+        from fib_plugin.bench.host import physical_cores
 
         import torch  # isort: skip  # before the environment is asked for: it names the device that torch uses
 

@@ -22,6 +22,7 @@ from typing import Any
 from fib_plugin.bench import tree, wire
 from fib_plugin.bench.drain import Drain
 from fib_plugin.bench.environment import environment
+from fib_plugin.bench.line import WireError, receive_reply, receive_request, send
 
 _START_S = 180.0
 _ANSWER_S = 30.0
@@ -71,7 +72,7 @@ class ForkServer:
     def fork(self, order: wire.Fork, line: socket.socket, output: int) -> int:
         """Start a child that serves on ``line`` and prints to ``output``; its process id."""
         with self._lock:
-            wire.send(self._line, order)
+            send(self._line, order)
             socket.send_fds(self._line, [b"F"], [line.fileno(), output])
             pid: int = self._answer(None, _ANSWER_S).pid
         return pid
@@ -111,9 +112,9 @@ class ForkServer:
     def _answer(self, question: wire.Request | None, limit_s: float) -> Any:
         try:
             if question is not None:
-                wire.send(self._line, question)
-            return wire.receive_reply(self._line, time.monotonic() + limit_s)
-        except (wire.WireError, TimeoutError, OSError) as error:
+                send(self._line, question)
+            return receive_reply(self._line, time.monotonic() + limit_s)
+        except (WireError, TimeoutError, OSError) as error:
             raise ServerDied(f"the process that starts children is gone ({error})\n{self._drain.text()}") from None
 
 
@@ -128,15 +129,15 @@ def main(descriptor: int, device: str, threads: int) -> None:
     with contextlib.suppress(ImportError, RuntimeError):
         import pyseccomp  # looks for its library with a subprocess, which the sandbox would refuse  # noqa: F401
     line = socket.socket(fileno=descriptor)
-    wire.send(line, wire.Ready())
+    send(line, wire.Ready())
     codes: dict[int, int | None] = {}
     while True:
         try:
-            request = wire.receive_request(line)
-        except wire.WireError:
+            request = receive_request(line)
+        except WireError:
             os._exit(0)
         if isinstance(request, wire.Ping):
-            wire.send(line, wire.Ready())
+            send(line, wire.Ready())
             continue
         _reap(codes)
         if isinstance(request, wire.Fork):
@@ -152,9 +153,9 @@ def main(descriptor: int, device: str, threads: int) -> None:
             os.close(their_line)
             os.close(output)
             codes[pid] = None
-            wire.send(line, wire.Forked(pid))
+            send(line, wire.Forked(pid))
         elif isinstance(request, wire.Poll):
-            wire.send(line, wire.Exited(codes.get(request.pid, -signal.SIGKILL)))
+            send(line, wire.Exited(codes.get(request.pid, -signal.SIGKILL)))
             if codes.get(request.pid) is not None:
                 del codes[request.pid]
 

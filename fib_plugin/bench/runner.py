@@ -13,9 +13,10 @@ from pathlib import Path
 
 from fib_plugin import ops
 from fib_plugin.bench.builds import Builds
-from fib_plugin.bench.child import Place, physical_cores
+from fib_plugin.bench.child import Place
 from fib_plugin.bench.desk import Desk
 from fib_plugin.bench.devices import Seat, host_devices, missing_devices, spread
+from fib_plugin.bench.host import physical_cores
 from fib_plugin.bench.results import BenchResult, evaluation_hash
 from fib_plugin.bench.selection import Batch, BenchError, drop_foreign, drop_measured, select, why_nothing
 from fib_plugin.bench.task import Found, LeftOut, Task

@@ -5,43 +5,32 @@ Started by `fib_plugin.bench.child`. It never holds a reference, its outputs, a 
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import faulthandler
-import os
-import signal
 import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fib_plugin.bench import watching, wire
+from fib_plugin.bench import serving, watching, wire
 from fib_plugin.bench.blob import Blob, spoil, take_over
 from fib_plugin.bench.burst import burst, burst_cuda
 from fib_plugin.bench.integrity import snapshot
+from fib_plugin.bench.outputs import as_bytes, describe, fits, store
 from fib_plugin.bench.recorder import Recorder
-from fib_plugin.build import BuildError, Runnable, load
+from fib_plugin.build import Runnable, load
 from fib_plugin.schema import Definition, Solution, parse
-
-_PR_SET_PDEATHSIG = 1
-_LOG_CHARS = 8000
-
 
 #: How long a call's output is watched for changes after it was returned.
 _LATE_S = 0.002
-_DENIED = (errno.EPERM, errno.EACCES, errno.ENOMEM)
 
 
 class Worker:
-    """State of one child: solutions built, blobs attached, input sets to time on."""
+    """State of one child: solutions built, blobs attached, input sets to time on. ``answers`` is what it can do."""
 
-    __slots__ = ("_blobs", "_changed", "_device", "_handlers", "_last", "_line", "_prepared", "_recorder", "_runnables",
-                 "_sets", "_shared", "_threads")  # fmt: skip
+    __slots__ = ("_blobs", "_changed", "_device", "_last", "_line", "_prepared", "_recorder", "_runnables", "_sets",
+                 "_shared", "_threads", "answers")  # fmt: skip
 
     def __init__(self, line: socket.socket, device: str, threads: int, changed: Callable[[], list[str]]) -> None:
         self._line = line
@@ -55,7 +44,7 @@ class Worker:
         self._prepared: dict[tuple[str, bool], tuple[Callable[..., Any], Sequence[Sequence[Any]]]] = {}
         self._last: Any = None
         self._recorder = Recorder()
-        self._handlers: dict[type, Callable[[Any], wire.Reply]] = {
+        self.answers: serving.Answers = {
             wire.Ping: self._ping,
             wire.Attach: self._attach,
             wire.Detach: self._detach,
@@ -68,30 +57,6 @@ class Worker:
             wire.Keep: self._keep,
             wire.Inspect: self._inspect,
         }
-
-    def serve(self, notes: list[str]) -> None:
-        """Answer requests until the parent is gone."""
-        wire.send(self._line, wire.Ready(notes))
-        with torch.inference_mode():
-            while True:
-                try:
-                    request = wire.receive_request(self._line)
-                except wire.WireError:
-                    return
-                reply = self._answer(request)
-                if type(request) is not wire.Burst:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                wire.send(self._line, reply)
-
-    def _answer(self, request: wire.Request) -> wire.Reply:
-        key = getattr(request, "key", "")
-        try:
-            return self._handlers[type(request)](request)
-        except BuildError as error:
-            return wire.Failed(key, True, str(error)[:_LOG_CHARS], _denied(error.__cause__))
-        except (Exception, SystemExit) as error:
-            return wire.Failed(key, False, _own_frames(traceback.format_exc())[-_LOG_CHARS:], _denied(error))
 
     def _ping(self, request: wire.Ping) -> wire.Reply:
         if request.fresh and self._device != "cpu":
@@ -140,9 +105,9 @@ class Worker:
         time.sleep(_LATE_S)
         watching.synchronize(self._device)
         for value, place in zip(live, layout.outputs, strict=False):
-            if _fits(_describe(value), place):
+            if fits(describe(value), place):
                 kept = blob.tensor(place)
-                if kept.numel() and not torch.equal(_bytes(value.to("cpu")), _bytes(kept)):
+                if kept.numel() and not torch.equal(as_bytes(value.to("cpu")), as_bytes(kept)):
                     return True
         return False
 
@@ -242,15 +207,11 @@ class Worker:
         # Given outputs lie in the blob itself: what is watched for late changes is a copy of how they are now.
         if self._device == "cpu":
             outputs = [output.clone() for output in outputs]
-        return [_describe(output) for output in outputs], outputs
+        return [describe(output) for output in outputs], outputs
 
     def _store(self, result: Any, blob: Blob, layout: wire.Layout) -> tuple[list[wire.Output], Sequence[Any]]:
         values = result if type(result) is tuple else (result,)
-        described = [_describe(value) for value in values]
-        for value, output, place in zip(values, described, layout.outputs, strict=False):
-            if _fits(output, place):
-                blob.tensor(place).copy_(value)
-        return described, values
+        return store(values, blob, layout), values
 
 
 def _nothing(*arguments: Any) -> None:
@@ -261,60 +222,10 @@ def _ready(call: Callable[[], Any]) -> Any:
     return call()
 
 
-def _describe(value: Any) -> wire.Output:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if type(value) is not torch.Tensor:
-        return wire.Output(kind)
-    return wire.Output(kind, str(value.dtype).removeprefix("torch."), tuple(value.shape), value.device.type)
-
-
-def _fits(output: wire.Output, place: wire.TensorArg) -> bool:
-    return output.kind == "torch.Tensor" and (output.dtype, output.shape) == (place.dtype, place.shape)
-
-
-def _bytes(value: torch.Tensor) -> torch.Tensor:
-    return value.contiguous().reshape(-1).view(torch.uint8)
-
-
-def _denied(error: BaseException | None) -> bool:
-    """Whether the sandbox is what refused: a right, or memory."""
-    if isinstance(error, OSError):
-        return error.errno in _DENIED
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
-def _own_frames(text: str) -> str:
-    """A traceback from the solution's first frame on."""
-    lines = text.splitlines()
-    head, rest = lines[:1], lines[1:]
-    while rest and rest[0].startswith('  File "') and ("fib_plugin" in rest[0] or '"<call>"' in rest[0]):
-        rest = rest[1:]
-        while rest and rest[0].startswith("    "):
-            rest = rest[1:]
-    return "\n".join(head + rest)
-
-
-def _pin(device: str, threads: int) -> None:
-    """Use the same cores as the child that it takes turns with: on a busy host one core is not like another."""
-    if device == "cpu" and hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        if threads < len(allowed):
-            os.sched_setaffinity(0, allowed[-threads:])
-
-
 def main(descriptor: int, device: str, threads: int, notes: list[str] | None = None) -> None:
     """Serve on an inherited socket until it closes."""
-    if sys.platform == "linux":  # a parent that was killed cannot end us
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    try:
-        faulthandler.enable()
-        _pin(device, threads)
-        torch.set_num_threads(threads)
-        torch.seed()
-        Worker(socket.socket(fileno=descriptor), device, threads, snapshot()).serve(notes or [])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # threads that a solution left behind must not keep the process
+
+    def make(line: socket.socket) -> serving.Answers:
+        return Worker(line, device, threads, snapshot()).answers
+
+    serving.run(make, descriptor, device, threads, notes)

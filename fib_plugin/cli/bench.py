@@ -180,8 +180,9 @@ def _profile(
     results: Sequence[BenchResult], root: Path, devices: str | None, threads: int | None, cache: Path, quiet: bool
 ) -> list[Profile]:
     from fib_plugin.bench import profile
-    from fib_plugin.bench.child import Place, physical_cores
+    from fib_plugin.bench.child import Place
     from fib_plugin.bench.devices import host_devices
+    from fib_plugin.bench.host import physical_cores
 
     device = devices.split(",")[0].strip() if devices else host_devices()[0]
     place = Place(device, threads or physical_cores(), cache)

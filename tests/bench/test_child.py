@@ -12,7 +12,9 @@ import torch
 
 from fib_plugin.bench import wire
 from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
-from fib_plugin.bench.child import Child, Place, physical_cores
+from fib_plugin.bench.child import Child, Place
+from fib_plugin.bench.host import physical_cores
+from fib_plugin.bench.line import WireError, receive_reply
 
 
 def test_tensors_of_every_kind_survive_a_blob() -> None:
@@ -48,15 +50,15 @@ def test_noise_on_the_line_is_an_error_and_not_a_wait(noise: bytes) -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(noise)
     theirs.close()
-    with pytest.raises(wire.WireError):
-        wire.receive_reply(ours, time.monotonic() + 5)
+    with pytest.raises(WireError):
+        receive_reply(ours, time.monotonic() + 5)
 
 
 def test_half_a_message_times_out() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(b"\x10\x00\x00\x00ab")
     with pytest.raises(TimeoutError):
-        wire.receive_reply(ours, time.monotonic() + 0.2)
+        receive_reply(ours, time.monotonic() + 0.2)
 
 
 def test_closing_a_child_ends_what_it_started(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fib_plugin.bench import examiner
+from fib_plugin.bench import contest
 from fib_plugin.bench.child import Place
-from fib_plugin.bench.examiner import Examiner
+from fib_plugin.bench.contest import take_times
 from fib_plugin.bench.timing import MOST_CALLS, Sample
 from fib_plugin.bench.turn import Uncaptured
 from fib_plugin.judge import Verdict, wrong
@@ -46,18 +46,16 @@ class Turn:
 @pytest.fixture(autouse=True)
 def turns(monkeypatch: pytest.MonkeyPatch) -> type[Turn]:
     Turn.made, Turn.refuses, Turn.verdict = [], set(), None
-    monkeypatch.setattr(examiner, "Turn", Turn)
-    monkeypatch.setattr(examiner, "_TIMING_S", 0.01)
+    monkeypatch.setattr(contest, "Turn", Turn)
+    monkeypatch.setattr(contest, "_TIMING_S", 0.01)
     return Turn
 
 
 def timed(device: str = "cuda:0", evaluator: str = "elementwise", graphs: bool = True) -> Any:
-    one = Examiner(Place(device, 1, Path(), graphs), 10.0)
-    one._seating = SimpleNamespace(latency_ns=lambda: 0.0)  # type: ignore[assignment]
     seat = SimpleNamespace(displaced=False, prepare=lambda sets: None, child=SimpleNamespace(sandboxed=True))
     case: Any = SimpleNamespace(config=SimpleNamespace(evaluator=evaluator), sets=lambda displaced: [])
     sides: Any = [SimpleNamespace(seat=seat, key=key, engine=True) for key in ("solution", "op")]
-    return one._time(case, *sides, None)
+    return take_times(Place(device, 1, Path(), graphs), lambda: 0.0, case, *sides, None)
 
 
 def test_both_sides_are_timed_in_graphs(turns: type[Turn]) -> None:

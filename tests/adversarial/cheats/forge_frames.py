@@ -1,4 +1,4 @@
-"""Climbs the stack to the worker, wraps its answering method, and divides every time that it reports."""
+"""Climbs the stack to the worker, wraps its answers, and divides every time that it reports."""
 # expect: status=RUNTIME_ERROR foul=patched,time_mismatch,too_fast,crashed definition=silu
 import sys
 
@@ -14,21 +14,24 @@ def _shrunk(value):
     return [v / 50 for v in value] if isinstance(value, list) and value and isinstance(value[0], float) else value
 
 
+def _forged(honest):
+    def answer(request):
+        reply = honest(request)
+        fields = {n: _shrunk(getattr(reply, n)) for n in reply.__struct_fields__}
+        return msgspec.structs.replace(reply, **fields)
+
+    return answer
+
+
 def _climb():
     frame = sys._getframe()
     while frame is not None:
-        worker = frame.f_locals.get("self")
-        if hasattr(worker, "_answer"):
-            honest = worker._answer
-
-            def forged(request, honest=honest):
-                reply = honest(request)
-                fields = {n: _shrunk(getattr(reply, n)) for n in reply.__struct_fields__}
-                return msgspec.structs.replace(reply, **fields)
-
-            worker._answer = forged
+        answers = frame.f_locals.get("answers")
+        if isinstance(answers, dict):
+            answers.update({kind: _forged(honest) for kind, honest in answers.items()})
             return
         frame = frame.f_back
+    raise RuntimeError("no worker found")
 
 
 def run(x):

@@ -1,0 +1,22 @@
+"""Contender: a solution, or the op that it would displace, built and ready in its seat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fib_plugin.bench.seat import Seat
+from fib_plugin.schema import ENGINE_AUTHOR, Solution
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A solution that is built, in its seat."""
+
+    solution: Solution
+    seat: Seat
+    key: str
+
+    @property
+    def engine(self) -> bool:
+        """It is the engine's own op: it may leave out outputs, and keep what it derived from weights."""
+        return self.solution.author == ENGINE_AUTHOR
