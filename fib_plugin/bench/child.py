@@ -208,6 +208,10 @@ class Child:
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def waited_ns(self) -> int:
+        """Nanoseconds that its threads could have run and had no core, by the kernel's account."""
+        return tree.waited_ns(self._process.pid)
+
     def log(self) -> str:
         """What the process printed since the last request was sent: of much, the beginning and the end."""
         return self._drain.text()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fib_plugin.bench.bandwidth import arithmetic, bandwidth
+from fib_plugin.bench.bandwidth import Bandwidth, arithmetic, bandwidth
 from fib_plugin.bench.traffic import Traffic, traffic
 from fib_plugin.schema import Definition
 
@@ -65,8 +65,7 @@ def roofline(
     Raises:
         ValueError: a variable axis has no value.
     """
-    moved = traffic(definition, axes, inputs, mutates)
-    rate = bandwidth(max(moving or 0, moved.total), device, threads)
+    moved, rate = _moved(definition, axes, inputs, device, threads, mutates, moving)
     memory_ms = moved.total / rate.reached * 1e3
     compute_ms = 0.0
     if moved.flops:
@@ -76,7 +75,7 @@ def roofline(
         traffic=moved,
         bound="compute" if compute_ms > memory_ms else "memory",
         roof_ms=max(memory_ms, compute_ms),
-        floor_ms=moved.total / (rate.most * _SLACK) * 1e3,
+        floor_ms=_floor_ms(moved, rate),
     )
 
 
@@ -91,6 +90,22 @@ def floor_ms(
     moving: int | None = None,
 ) -> float:
     """Milliseconds below which no call can be: what it moves, at twice the rate this machine was seen to reach."""
+    return _floor_ms(*_moved(definition, axes, inputs, device, threads, mutates, moving))
+
+
+def _moved(
+    definition: Definition,
+    axes: Mapping[str, int],
+    inputs: Sequence[Any] | None,
+    device: str,
+    threads: int,
+    mutates: Sequence[str],
+    moving: int | None,
+) -> tuple[Traffic, Bandwidth]:
+    """What a call moves, and the rate of the memory that it comes from."""
     moved = traffic(definition, axes, inputs, mutates)
-    rate = bandwidth(max(moving or 0, moved.total), device, threads)
+    return moved, bandwidth(max(moving or 0, moved.total), device, threads)
+
+
+def _floor_ms(moved: Traffic, rate: Bandwidth) -> float:
     return moved.total / (rate.most * _SLACK) * 1e3

@@ -29,12 +29,16 @@ _LONG_NS, _LONGEST_NS, _TRIES, _LEAST_SEEN = 15_000_000, 2_000_000_000, 6, 0.6
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One burst: nanoseconds by the clock on record, by the child's own, and by the parent's; and how many calls."""
+    """One burst: nanoseconds by the clock on record, by the child's own, and by the parent's; and how many calls.
+
+    ``held_ns``: for how long the child's threads had no core though they could have run, by the kernel's account.
+    """
 
     ns: float
     own_ns: float
     wall_ns: float
     calls: int
+    held_ns: float = 0.0
 
 
 class Side(Protocol):

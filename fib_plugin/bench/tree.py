@@ -42,6 +42,16 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
 
 
+def waited_ns(pid: int) -> int:
+    """Nanoseconds that the threads of ``pid`` could have run and had no core, since each began; 0 where none tells."""
+    waited = 0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError, ValueError):  # it ended, or the kernel keeps no such record
+                waited += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_bytes().split()[1])
+    return waited
+
+
 def state(pid: int) -> str:
     """The state letter of ``pid``; empty when it is gone."""
     try:

@@ -85,14 +85,16 @@ class Turn:
         used = sorted({(start + step) % self.sets for step in range(min(calls, self.sets))})
         fresh = self._renew(used)  # after the recording: what was computed beside it is of no use now
         seat.ask(wire.Ping(fresh), wire.Ready)  # it wakes up, and copies, on its own time
+        waited = seat.child.waited_ns()
         sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, self._graphs), wire.Sampled)
+        held = max(seat.child.waited_ns() - waited, 0)
         took = float(seat.child.took_ns)
         wall = took - min(self._latency, _MOST_LATENCY * took)
         self._position = (start + calls) % self.sets
         if self._check is not None and self._wanted(calls):
             self._look(self._check, (start + calls - 1) % self.sets)
         on_record = sampled.ns if self._on_device else wall
-        return Sample(max(on_record, 1.0), sampled.ns, wall, calls)
+        return Sample(max(on_record, 1.0), sampled.ns, wall, calls, held)
 
     def _renew(self, used: Sequence[int]) -> list[wire.Fresh]:
         """Other contents in the sets of the next burst; what of them the child must copy to its device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,10 @@ class Asked:
 
     def __init__(self, device: str = "cuda", why: str = "") -> None:
         self.why = why
-        self.child = SimpleNamespace(place=SimpleNamespace(device=device), took_ns=50_000)
+        held = iter(range(0, 10**9, 700))
+        self.child = SimpleNamespace(
+            place=SimpleNamespace(device=device), took_ns=50_000, waited_ns=functools.partial(next, held)
+        )
         self.messages: list[Any] = []
 
     def ask(self, message: wire.Request, kind: type) -> Any:
@@ -70,6 +74,10 @@ def test_what_changed_is_copied_before_the_burst_and_not_in_it(sets: TimingSets)
     for fresh in seat.messages[0].fresh:
         assert set(fresh.rows) <= {0, 1}  # indices stay what they are
         assert all(1 < len(rows) <= 8 for rows in fresh.rows.values())
+
+
+def test_a_burst_knows_for_how_long_it_was_kept_from_a_core(sets: TimingSets) -> None:
+    assert turn(Asked("cpu"), sets).burst(4).held_ns == 700
 
 
 def test_inputs_change_between_the_recording_of_a_graph_and_its_replay(sets: TimingSets) -> None:
