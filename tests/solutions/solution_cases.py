@@ -51,6 +51,16 @@ CONSTANTS: dict[str, list[dict[str, Any]]] = {
         {"num_qo_heads": 3, "num_kv_heads": 1, "head_dim": 20, "page_size": 16},
         {"num_qo_heads": 4, "num_kv_heads": 4, "head_dim": 16, "dtype": "float32"},
     ],
+    "gqa_ragged_prefill": [
+        {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 32},
+        {"num_qo_heads": 3, "num_kv_heads": 1, "head_dim": 20},
+        {"num_qo_heads": 4, "num_kv_heads": 4, "head_dim": 16, "dtype": "float32"},
+    ],
+    "mla_paged_decode": [
+        {"num_qo_heads": 16, "head_dim_ckv": 64, "head_dim_kpe": 16},
+        {"num_qo_heads": 70, "head_dim_ckv": 40, "head_dim_kpe": 12, "page_size": 16},
+        {"num_qo_heads": 3, "head_dim_ckv": 32, "head_dim_kpe": 16, "dtype": "float32"},
+    ],
     "moe": [
         {"topk": 2, "num_experts": 4, "hidden_size": 32, "intermediate_size": 24},
         {"topk": 1, "num_experts": 3, "hidden_size": 20, "intermediate_size": 12, "dtype": "float32"},
@@ -200,6 +210,42 @@ def _attention(definition: Definition, small: bool) -> Iterator[tuple[str, Input
         )
 
 
+def _ragged(definition: Definition, small: bool) -> Iterator[tuple[str, Inputs]]:
+    const, dtype = definition.const_axes, _dtype(definition)
+    heads, kv_heads, d = (const[a] for a in ("num_qo_heads", "num_kv_heads", "head_dim"))
+    few: tuple[tuple[tuple[int, int], ...], ...] = (((1, 1),), ((3, 3), (70, 130), (0, 9), (0, 0), (5, 70)))
+    for lengths in few if small else (*few, ((260, 300), (4, 4), (33, 200))):
+        new, total = (sum(column) for column in zip(*lengths, strict=True))
+        kv = torch.randn(total + 2, 2, kv_heads, d).to(dtype)  # keys and values of a token side by side
+        # Two query rows and two keys at the end belong to no request.
+        q = torch.randn(new + 2, (heads + 2) * d).to(dtype)[:, : heads * d].view(new + 2, heads, d)
+        indptr = [torch.tensor([0, *accumulate(column)], dtype=torch.int32) for column in zip(*lengths, strict=True)]
+        yield f"(new, all) tokens={lengths}", (q, kv[:, 0], kv[:, 1], *indptr, d**-0.5)
+
+
+def _mla(definition: Definition, small: bool) -> Iterator[tuple[str, Inputs]]:
+    const, dtype = definition.const_axes, _dtype(definition)
+    heads, ckv, kpe, size = (const[a] for a in ("num_qo_heads", "head_dim_ckv", "head_dim_kpe", "page_size"))
+    # One long request alone is shared out; of many, each is done at once.
+    for pages in ((130,), (3, 70, 0, 9)) if small else ((1,), (130,), (3, 70, 0, 200), (5,) * 150):
+        used = sum(pages)
+        whole = torch.randn(used + 3, size, ckv + kpe).to(dtype)  # as engines keep them: one row, two views
+        q = torch.randn(len(pages), heads, ckv + kpe).to(dtype)
+        indptr = torch.tensor([0, *accumulate(pages)], dtype=torch.int32)
+        yield (
+            f"pages={pages[:5]}",
+            (
+                q[..., :ckv],
+                q[..., ckv:],
+                whole[..., :ckv],
+                whole[..., ckv:],
+                indptr,
+                torch.randperm(used + 3)[:used].int(),
+                (ckv + kpe) ** -0.5,
+            ),
+        )
+
+
 def _moe(definition: Definition, small: bool) -> Iterator[tuple[str, Inputs]]:
     axes = ("topk", "num_experts", "hidden_size", "intermediate_size")
     topk, experts, hidden, inner = (definition.const_axes[axis] for axis in axes)
@@ -228,6 +274,8 @@ _INPUTS: dict[str, Callable[[Definition, bool], Iterator[tuple[str, Inputs]]]] =
     "rope": _rope,
     "gqa_paged_decode": _attention,
     "gqa_paged_prefill": _attention,
+    "gqa_ragged_prefill": _ragged,
+    "mla_paged_decode": _mla,
     "moe": _moe,
 }
 

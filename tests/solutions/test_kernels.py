@@ -56,17 +56,7 @@ def test_triton_agrees_with_the_reference_in_the_interpreter(source: str, root: 
     assert set(results) == {name for _, name in cases([source])}
 
 
-#: Families that can be captured and benchmarked, and for which no kernel is shipped yet.
-MISSING = ("gqa_ragged", "mla_paged")
-SHIPPED = [
-    pytest.param(
-        name, marks=pytest.mark.xfail(strict=True, reason="no kernel is shipped yet") if name in MISSING else ()
-    )
-    for name in sorted({spec.op_type for spec in ops.ALL.values()})
-]
-
-
-@pytest.mark.parametrize("op_type", SHIPPED)
+@pytest.mark.parametrize("op_type", sorted({spec.op_type for spec in ops.ALL.values()}))
 def test_every_op_type_has_a_torch_a_triton_and_a_cpp_kernel(op_type: str) -> None:
     families = {family for family, spec in ops.ALL.items() if spec.op_type == op_type}
     for family in families:
@@ -136,6 +126,23 @@ def test_cpp_attention_refuses_a_page_outside_of_the_cache(traces: TraceSet, cac
     indptr = torch.tensor([0, 2], dtype=torch.int32)
     with pytest.raises(IndexError, match=r"kv_indices\[1\] is 3"):
         decode.call(q, pool, pool, indptr, torch.tensor([0, 3], dtype=torch.int32), 0.1)
+
+
+def test_cpp_latent_attention_refuses_a_page_outside_of_the_cache(traces: TraceSet, cache: Path) -> None:
+    (name,) = (name for name in NAMES if name.startswith("mla_paged") and "ckv64" in name)
+    decode = native(traces, cache, "mla_paged_cpp", name)
+    q, pool = torch.zeros(1, 16, 80, dtype=torch.bfloat16), torch.zeros(3, 1, 80, dtype=torch.bfloat16)
+    indptr, indices = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([0, 3], dtype=torch.int32)
+    with pytest.raises(IndexError, match=r"kv_indices\[1\] is 3"):
+        decode.call(q[..., :64], q[..., 64:], pool[..., :64], pool[..., 64:], indptr, indices, 0.1)
+
+
+def test_cpp_ragged_attention_refuses_keys_that_are_not_there(traces: TraceSet, cache: Path) -> None:
+    prefill = native(traces, cache, "gqa_ragged_cpp", "gqa_ragged_prefill_causal_h4_kv2_d32")
+    q, kv = torch.zeros(2, 4, 32, dtype=torch.bfloat16), torch.zeros(3, 2, 32, dtype=torch.bfloat16)
+    rows, keys = torch.tensor([0, 2], dtype=torch.int32), torch.tensor([0, 4], dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"kv_indptr\[1\] is 4: it must rise from 0 to at most 3"):
+        prefill.call(q, kv, kv, rows, keys, 0.1)
 
 
 def test_cpp_moe_refuses_an_unknown_expert(traces: TraceSet, cache: Path) -> None:
