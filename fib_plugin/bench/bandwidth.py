@@ -60,13 +60,22 @@ def arithmetic(dtype: str, device: str, threads: int) -> float | None:
         return max((rate for rate in rates if rate is not None), default=None)
 
 
+def cache_bytes(device: str) -> int:
+    """Size of the last cache before memory: a GPU's L2, a CPU's L3; a common size where the device does not tell."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(getattr(torch.cuda.get_device_properties(torch.device(device)), "L2_cache_size", 0)) or 64 << 20
+    try:
+        told = os.sysconf("SC_LEVEL3_CACHE_SIZE")
+    except (ValueError, OSError):
+        told = 0
+    return told if told > 0 else 32 << 20
+
+
 def _largest_class() -> int:
     """Past twice the last-level cache everything comes from memory."""
-    try:
-        cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
-    except (ValueError, OSError):
-        cache = 0
-    wanted = min(_MOST, 2 * (cache or 32 << 20))
+    wanted = min(_MOST, 2 * cache_bytes("cpu"))
     return 1 << (wanted - 1).bit_length()
 
 
@@ -98,17 +107,11 @@ def _best_seconds(call: Callable[[], Any]) -> float:
 
 
 def _of_gpu(moving: int, device: str) -> Bandwidth:
-    cache = _gpu_cache(device)
+    cache = cache_bytes(device)
     memory = _gpu_rate(device, max(4 * cache, 256 << 20))
     if moving >= 2 * cache:
         return Bandwidth(memory, memory)
     return Bandwidth(max(memory, _gpu_rate(device, cache // 2)), memory * _INNER_CACHE)
-
-
-def _gpu_cache(device: str) -> int:
-    import torch
-
-    return int(getattr(torch.cuda.get_device_properties(torch.device(device)), "L2_cache_size", 0)) or 64 << 20
 
 
 @functools.cache

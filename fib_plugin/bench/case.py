@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from fib_plugin import judge, ops
+from fib_plugin.bench.bandwidth import cache_bytes
 from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
+from fib_plugin.bench.cache import Cache
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed, same_rows
 from fib_plugin.bench.reference import BrokenReference, Reference
 from fib_plugin.bench.sets import TimingSets
@@ -17,8 +18,6 @@ from fib_plugin.bench.wire import Layout, TensorArg
 from fib_plugin.schema import Definition, Workload
 
 _SLOW_REFERENCE_S = 0.4
-_MOST_SETS = 12
-_MOST_SET_BYTES = 512 << 20
 _GROUPS = 4
 _DRAWS = 2048
 
@@ -97,6 +96,7 @@ class Case:
     reference: Reference
     reference_ms: float
     config: ops.EvaluationConfig
+    cache: Cache
     #: For samplers only.
     draws: DrawSet | None = None
     #: As ``timing``, for the displaced op: what a solution may write to is not what the op is timed on.
@@ -129,9 +129,15 @@ class Case:
 
 
 def prepare(
-    definition: Definition, workload: Workload, maker: InputMaker, reference: Reference, config: ops.EvaluationConfig
+    definition: Definition,
+    workload: Workload,
+    maker: InputMaker,
+    reference: Reference,
+    config: ops.EvaluationConfig,
+    device: str = "cpu",
+    warm: bool = False,
 ) -> Case:
-    """Make a case.
+    """Make a case, to be timed on ``device``, with a ``warm`` cache if that is asked for.
 
     Raises:
         InputError: the workload cannot be made into inputs.
@@ -160,7 +166,8 @@ def prepare(
     if sum(seconds) < 0.02:  # the first call pays for what torch sets up
         seconds = [reference(again.inputs)[1] for _ in range(5)]
     size = sum(v.numel() * v.element_size() for v in again.inputs if isinstance(v, torch.Tensor))
-    sets = [maker.make(definition, workload, seed + 100 + index) for index in range(_set_count(size))]
+    cache = Cache.of(size, cache_bytes(device), warm)
+    sets = [maker.make(definition, workload, seed + 100 + index) for index in range(cache.sets)]
     return Case(
         definition=definition,
         workload=workload,
@@ -172,18 +179,9 @@ def prepare(
         reference=reference,
         reference_ms=median(seconds) * 1e3,
         config=config,
+        cache=cache,
         draws=_draw_set(definition, workload.uuid, again.inputs, forms) if config.evaluator == "sampling" else None,
     )
-
-
-def _set_count(size: int) -> int:
-    """So many sets that a round does not fit the last-level cache: in an engine each layer has weights of its own."""
-    try:
-        cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
-    except (ValueError, OSError):
-        cache = 0
-    wanted = -(-2 * (cache or 32 << 20) // max(size, 1))
-    return max(2 if size < _MOST_SET_BYTES // 2 else 1, min(wanted, _MOST_SETS, _MOST_SET_BYTES // max(size, 1)))
 
 
 def _draw_set(definition: Definition, uuid: str, inputs: Sequence[Any], forms: Sequence[tuple[Any, Any]]) -> DrawSet:

@@ -51,12 +51,20 @@ class ChildTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where children run, and whether what they run on a GPU is timed in CUDA graphs, if it can be."""
+    """Where children run, and how they are timed.
+
+    Args:
+        device, threads: what they run on.
+        cache: the build cache.
+        graphs: on a GPU, time replays of CUDA graphs, where calls can be recorded.
+        warm: leave inputs in the device's cache, as no engine does with weights.
+    """
 
     device: str
     threads: int
     cache: Path
     graphs: bool = True
+    warm: bool = False
 
 
 class _Process(Protocol):

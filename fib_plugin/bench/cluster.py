@@ -53,7 +53,15 @@ class _Spot:
 class _Bench:
     """What runs on a node: a desk for the one device that Ray assigned to this process."""
 
-    def __init__(self, device: str, threads: int | None, timeout: float, run_name: str, graphs: bool = True) -> None:
+    def __init__(
+        self,
+        device: str,
+        threads: int | None,
+        timeout: float,
+        run_name: str,
+        graphs: bool = True,
+        warm: bool = False,
+    ) -> None:
         from fib_plugin import settings
         from fib_plugin.bench.builds import Builds
         from fib_plugin.bench.child import Place
@@ -63,7 +71,7 @@ class _Bench:
         import torch  # isort: skip  # before the environment is asked for: it names the device that torch uses
 
         self._root = tempfile.TemporaryDirectory(prefix="fib-bench-")
-        place = Place(device, threads or physical_cores(), settings.load().cache_path, graphs)
+        place = Place(device, threads or physical_cores(), settings.load().cache_path, graphs, warm)
         torch.set_num_threads(place.threads)
         self._environment = current_environment()
         self._builds = Builds(place.cache, physical_cores())
@@ -96,7 +104,7 @@ class Cluster:
         devices: ``cpu`` or ``cuda``; None takes the GPUs of all nodes, or all CPUs where there is none.
         threads: CPU threads of an evaluation; None takes each node's cores.
         timeout, run_name: as for `Desk`.
-        graphs: as for `run_bench`.
+        graphs, warm: as for `run_bench`.
 
     Raises:
         BenchError: Ray is not installed, cannot be reached, or has no such device.
@@ -110,6 +118,7 @@ class Cluster:
         timeout: float,
         run_name: str,
         graphs: bool = True,
+        warm: bool = False,
     ) -> None:
         try:
             import ray
@@ -119,7 +128,7 @@ class Cluster:
                 f"Ray cannot be imported: {error} (pip install 'fib-plugin[ray]' on every node)"
             ) from error
         self._ray: Any = ray
-        self._arguments = (threads, timeout, run_name, graphs)
+        self._arguments = (threads, timeout, run_name, graphs, warm)
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address)

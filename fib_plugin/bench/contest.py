@@ -10,11 +10,13 @@ import numpy as np
 
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.child import Place
+from fib_plugin.bench.conditions import Watch
 from fib_plugin.bench.contender import Contender
 from fib_plugin.bench.fouls import Caught
 from fib_plugin.bench.timed import TimedJudge
-from fib_plugin.bench.timing import disagrees, measure, steady
+from fib_plugin.bench.timing import disagrees, held_share, measure, steady
 from fib_plugin.bench.turn import Turn, Uncaptured
+from fib_plugin.dataset import Conditions
 from fib_plugin.judge import Verdict
 
 _TIMING_S = 0.2
@@ -28,6 +30,7 @@ class Times:
     baseline: list[float]
     toll: list[float]
     timing: str
+    conditions: Conditions
 
 
 def take_times(
@@ -55,12 +58,18 @@ def take_times(
     # Engines draw tokens outside of their graphs.
     if place.graphs and place.device != "cpu" and case.config.evaluator != "sampling":
         with contextlib.suppress(Uncaptured):
-            return _take_turns(latency_ns(), case, contender, baseline, check, graphs=True)
-    return _take_turns(latency_ns(), case, contender, baseline, check, graphs=False)
+            return _take_turns(place.device, latency_ns(), case, contender, baseline, check, graphs=True)
+    return _take_turns(place.device, latency_ns(), case, contender, baseline, check, graphs=False)
 
 
 def _take_turns(
-    latency: float, case: Case, contender: Contender, baseline: Contender | None, check: TimedJudge | None, graphs: bool
+    device: str,
+    latency: float,
+    case: Case,
+    contender: Contender,
+    baseline: Contender | None,
+    check: TimedJudge | None,
+    graphs: bool,
 ) -> Times | Verdict:
     sides = [contender, *([baseline] if baseline else [])]
     for side in sides:
@@ -77,7 +86,8 @@ def _take_turns(
         if not baseline.seat.child.sandboxed:
             turns.append(Turn(baseline.seat, case, baseline.key, latency, toll=True, graphs=graphs))
     try:
-        found = measure(turns, _TIMING_S, np.random.default_rng())
+        with Watch(device) as watch:
+            found = measure(turns, _TIMING_S, np.random.default_rng())
     except Uncaptured:
         if own.verdict is None:
             raise
@@ -87,4 +97,5 @@ def _take_turns(
         raise Caught("time_mismatch", difference)
     solution_ns, *others = steady(found)
     timing = "graph" if graphs else "plain"
-    return Times(solution_ns, others[0] if others else [], others[1] if len(others) > 1 else [], timing)
+    conditions = watch.conditions(held_share(found))
+    return Times(solution_ns, others[0] if others else [], others[1] if len(others) > 1 else [], timing, conditions)

@@ -71,7 +71,10 @@ class Desk:
     def _prepare(self, task: Task) -> Case:
         if self._reference is None or self._reference.definition is not task.definition:
             self._reference = Reference(task.definition)
-        return prepare(task.definition, task.workload, self._maker, self._reference, task.config)
+        place = self.place
+        return prepare(
+            task.definition, task.workload, self._maker, self._reference, task.config, place.device, place.warm
+        )
 
     def _run_all(self, task: Task, case: Case, stop_at: float) -> Iterator[Found]:
         own = {content_hash(op) for op in task.displaced}

@@ -23,6 +23,7 @@ from fib_plugin.bench.seating import Seating
 from fib_plugin.bench.timed import TimedJudge
 from fib_plugin.bench.tryout import try_out
 from fib_plugin.build import BuildError, lay_down
+from fib_plugin.dataset.conditions import NOTHING_KNOWN, Conditions
 from fib_plugin.judge import Ratio, Verdict, median_ms, ratio
 from fib_plugin.schema import ENGINE_AUTHOR, EvaluationStatus, Solution, content_hash
 
@@ -40,6 +41,7 @@ class Outcome:
     baseline: Solution | None = None
     #: How it was timed: "graph" for replays of CUDA graphs, or "plain" calls.
     timing: str = ""
+    conditions: Conditions = NOTHING_KNOWN
 
 
 class Examiner:
@@ -124,9 +126,9 @@ class Examiner:
             if late is not None:
                 return Outcome(late)
         if baseline is None:
-            return Outcome(verdict, median_ms(timed.solution), timing=timed.timing)
+            return Outcome(verdict, median_ms(timed.solution), timing=timed.timing, conditions=timed.conditions)
         compared = ratio(timed.solution, timed.baseline, timed.toll)
-        return Outcome(verdict, median_ms(timed.solution), compared, baseline.solution, timed.timing)
+        return Outcome(verdict, median_ms(timed.solution), compared, baseline.solution, timed.timing, timed.conditions)
 
     def _build(self, case: Case, solution: Solution) -> Contender:
         """Have ``solution`` built in its seat and the case laid before it."""

@@ -18,10 +18,15 @@ from fib_plugin.schema import EvaluationStatus
 _LOG_LINES = 16
 _CAPTION = (
     "displaced: the op that a solution would replace, timed beside it; speedup over it, with the 95% interval;"
-    " roof: share of the memory bandwidth (m) or arithmetic (c) that this machine was measured to reach"
+    " roof: share of the memory bandwidth (m) or arithmetic (c) that this machine was measured to reach;"
+    " timed: replays of a CUDA graph or calls in a row, on inputs that the last-level cache does not hold (cold) or may"
+    " hold (warm)"
 )
 #: What a build says besides the compiler's own words: its steps and command lines.
 _NOISE = re.compile(r"ninja|FAILED: |\[\d+/\d+\] |std(out|err):|\s*$|\S*(c\+\+|g\+\+|clang\+\+|nvcc)\S* -")
+#: Less than this is what a desktop does besides.
+_BUSY = 0.05
+_TIMED = {"plain": "calls"}
 _HINTS = {
     EvaluationStatus.COMPILE_ERROR: "mend the source, or the toolchain that the log names",
     EvaluationStatus.TIMEOUT: "give it more --timeout if it is not stuck",
@@ -39,6 +44,8 @@ def show(console: Console, results: Sequence[BenchResult], log_lines: int | None
         console.print(_table(group))
     if any(result.measurement.solution_ms is not None for result in results):
         console.print(Text(_CAPTION, style="dim"), soft_wrap=True)
+    for line in (*_weather(results), *_doubts(results)):
+        console.print(line, soft_wrap=True, highlight=False)
     alone = dict.fromkeys(
         one.definition.name for one in results if one.measurement.ratio is not None and not _compared(one)
     )
@@ -72,6 +79,7 @@ def _table(results: Sequence[BenchResult]) -> Table:
     table.add_column("status", no_wrap=True)
     for column in ("ms", "displaced", "speedup (95%)", "roof"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("timed", no_wrap=True)
     for result in results:
         table.add_row(*_row(result))
     return table
@@ -89,7 +97,39 @@ def _row(result: BenchResult) -> list[str]:
         f"{m.baseline_ms:.4f}" if compared else "-",
         f"{m.ratio:.2f}x ({m.ratio_low:.2f}-{high:.2f})" if compared else "-",
         f"{m.roof_ms / m.solution_ms:.0%} {m.bound[:1]}" if m.roof_ms and m.solution_ms else "-",
+        f"{_TIMED.get(m.timing, m.timing)} {m.cache}".strip() or "-",
     ]
+
+
+def _weather(results: Sequence[BenchResult]) -> Iterator[Text]:
+    """What the machine was like, at its worst, in one line."""
+    seen = [result.measurement.conditions for result in results if result.measurement.conditions is not None]
+    clocks = [mhz for one in seen for mhz in one.mhz or ()]
+    told = []
+    if clocks:
+        told.append(f"clock {min(clocks):.0f}" + (f"-{max(clocks):.0f}" if max(clocks) > min(clocks) else "") + " MHz")
+    for name, unit in (("temperature_c", " C"), ("power_w", " W"), ("load", " load")):
+        values = [value for one in seen if (value := getattr(one, name)) is not None]
+        if values:
+            told.append(f"{max(values):.3g}{unit}")
+    told += sorted({f"governor {one.governor}" for one in seen if one.governor})
+    held = max((one.held or 0.0 for one in seen), default=0.0)
+    if held > _BUSY:
+        told.append(f"busy: up to {held:.0%} of the time no core was free, which widens the intervals")
+    if told:
+        yield Text(f"machine: {', '.join(told)}", style="dim")
+
+
+def _doubts(results: Sequence[BenchResult]) -> Iterator[Text]:
+    """Why ratios prove no win, each reason once."""
+    doubts: dict[str, list[str]] = {}
+    for result in results:
+        if result.measurement.doubt:
+            doubts.setdefault(result.measurement.doubt, []).append(_short(result))
+    for doubt, names in doubts.items():
+        found = list(dict.fromkeys(names))
+        shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        yield Text.assemble(("no win for ", "yellow"), f"{shown}: {doubt}")
 
 
 def _compared(result: BenchResult) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 
 import msgspec
 
+from fib_plugin.bench.cache import Cache
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.examiner import Outcome
 from fib_plugin.bench.roofline import Roofline
@@ -61,6 +62,16 @@ def evaluation_hash(config: EvaluationConfig) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def why_doubted(cache: Cache, outcome: Outcome) -> str:
+    """Why a ratio proves no win, whatever its interval says: what to do about it is part of the words."""
+    if outcome.conditions.throttled:
+        said = ", ".join(outcome.conditions.throttled)
+        return f"the device was throttled meanwhile ({said}): let it cool, or raise its limit, and run it again"
+    if cache.asked:
+        return "timed with a warm cache, as was asked; in an engine it is cold: run it again without --warm"
+    return ""
+
+
 def make_result(
     case: Case,
     solution: Solution,
@@ -101,6 +112,9 @@ def make_result(
         ratio_high = 1.0
     elif own_ms is not None:
         ratio = ratio_low = ratio_high = 0.0  # nothing to beat is no win
+    doubt = why_doubted(case.cache, outcome) if compared is not None else ""
+    if doubt:
+        ratio_low = 0.0
     measurement = Measurement(
         run=run,
         definition=case.definition.name,
@@ -123,5 +137,8 @@ def make_result(
         roof_ms=roof.roof_ms if roof is not None else None,
         bound=roof.bound if roof is not None else "",
         timing=outcome.timing,
+        cache=case.cache.state if own_ms is not None else "",
+        conditions=outcome.conditions if own_ms is not None else None,
+        doubt=doubt,
     )
     return BenchResult(case.definition, case.workload, solution, trace, measurement)

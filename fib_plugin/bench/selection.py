@@ -114,6 +114,8 @@ def drop_measured(
     for one in measured:
         if judged_by is not None and one.evaluation != judged_by.get(one.definition):
             continue  # by other tolerances: another question
+        if one.doubt:
+            continue  # measured so that it proves nothing
         if one.source != LIVE and compatible(Environment(hardware=one.hardware, libs=one.libs), environment) is None:
             key = (one.definition, one.solution_hash, one.workload)
             # A failed run compares with nothing; a passed one counts for the op it was compared with.

@@ -99,6 +99,13 @@ def steady(samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
     return [[side[index].ns / side[index].calls for index in sorted(best)] for side in samples]
 
 
+def held_share(samples: Sequence[Sequence[Sample]]) -> float:
+    """The share of the bursts' time for which their sides could have run and had no core."""
+    every = [one for side in samples for one in side]
+    spent = sum(one.wall_ns for one in every)
+    return round(sum(one.held_ns for one in every) / spent, 4) if spent > 0 else 0.0
+
+
 def disagrees(side: Side, samples: Sequence[Sample]) -> str:
     """How the child's clock differs from the parent's, in words; empty where it does not.
 

@@ -93,6 +93,10 @@ def bench(
     no_graphs: Annotated[
         bool, typer.Option("--no-graphs", help="On GPUs, time plain calls, not replays of CUDA graphs.")
     ] = False,
+    warm: Annotated[
+        bool,
+        typer.Option("--warm", help="Leave inputs in the device's cache between calls; in an engine they are not."),
+    ] = False,
     full_logs: Annotated[bool, typer.Option("--full-logs", help="Show all that failures said.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
@@ -137,6 +141,7 @@ def bench(
                 devices=[name.strip() for name in devices.split(",") if name.strip()] if devices else None,
                 ray=ray,
                 graphs=not no_graphs,
+                warm=warm,
             )
         if profile:
             profiles = _profile(view.results, root, devices, threads, chosen.cache_path, as_json)

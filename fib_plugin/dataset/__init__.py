@@ -1,5 +1,6 @@
 """A FlashInfer Trace dataset on disk: reading, locked and crash-safe writing, merging, checking."""
 
+from fib_plugin.dataset.conditions import Conditions
 from fib_plugin.dataset.counts import axes_key, load_counts
 from fib_plugin.dataset.environment import compatible, current_environment
 from fib_plugin.dataset.lines import append_lines, read_lines
@@ -11,6 +12,7 @@ from fib_plugin.dataset.trace_set import TraceSet
 from fib_plugin.dataset.validation import Validation, validate
 
 __all__ = [
+    "Conditions",
     "DefinitionStats",
     "Measurement",
     "MergeReport",

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from fib_plugin.dataset import layout
+from fib_plugin.dataset.conditions import Conditions
 from fib_plugin.dataset.lines import append_lines, read_lines
 from fib_plugin.dataset.reading import files_below
 from fib_plugin.schema import SchemaError
@@ -59,6 +60,12 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """what those are: memory or compute"""
     timing: str = ""
     """how the times were taken: graph (replays of CUDA graphs) or plain (calls in a row)"""
+    cache: str = ""
+    """what calls found in the device's last-level cache: cold (the sets that take turns do not fit) or warm"""
+    conditions: Conditions | None = None
+    """what the machine was like meanwhile"""
+    doubt: str = ""
+    """why the ratio proves no win, in words; ``ratio_low`` is 0 then"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)

@@ -69,6 +69,7 @@ def test_the_name_of_a_solution_does_not_matter_its_content_does() -> None:
         {"evaluation": "another tolerance"},
         {"evaluation": ""},
         {"source": "live"},
+        {"doubt": "the device was throttled meanwhile"},
         {"baseline": "an op", "baseline_hash": "an op that is no longer displaced"},
     ],
     ids=lambda changes: next(iter(changes)),

@@ -58,14 +58,18 @@ def test_speed_is_shown_against_the_displaced_op_and_the_roof_and_kept_when_aske
     result = fib(folder(tmp_path / "work"), "--save")
     assert "1 PASSED" in result.output, result.output
     (row,) = [line.split() for line in result.output.splitlines() if line.strip().startswith("mine")]
-    name, status, ms, displaced, speedup, interval, roof, bound = row
-    assert (name, status, bound) == ("mine", "PASSED", "m")
+    name, status, ms, displaced, speedup, interval, roof, bound, timed, cache = row
+    assert (name, status, bound, timed, cache) == ("mine", "PASSED", "m", "calls", "warm")
+    assert "machine: clock" in result.output
     low, high = interval.strip("()").split("-")
     assert float(low) <= float(speedup.rstrip("x")) <= float(high)
     (kept,) = load_measurements(data)
     assert kept.solution == f"mine__{NORM.name}"
     assert TraceSet.from_path(data).get_solution(kept.solution) is not None
     assert (kept.bound, kept.baseline) == ("memory", "engine_op")
+    assert (kept.timing, kept.cache, kept.doubt) == ("plain", "warm", "")
+    assert kept.conditions is not None
+    assert kept.conditions.load is not None
     numbers = (kept.solution_ms, kept.baseline_ms, kept.ratio, kept.ratio_low, kept.ratio_high, kept.roof_ms)
     own, other, ratio, least, most, best = (0.0 if number is None else number for number in numbers)
     assert (f"{own:.4f}", f"{other:.4f}", f"{ratio:.2f}x") == (ms, displaced, speedup)
@@ -146,6 +150,13 @@ def test_graphs_are_the_default_and_can_be_left_out(asked: dict[str, Any]) -> No
     assert asked["graphs"] is True
     fib("--no-graphs")
     assert asked["graphs"] is False
+
+
+def test_a_warm_cache_is_used_when_it_is_asked_for(asked: dict[str, Any]) -> None:
+    fib()
+    assert asked["warm"] is False
+    fib("--warm")
+    assert asked["warm"] is True
 
 
 def test_a_spent_budget_is_said(data: Path) -> None:
