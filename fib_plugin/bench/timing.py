@@ -61,30 +61,48 @@ class Side(Protocol):
 
 
 def measure(sides: Sequence[Side], seconds: float, draw: np.random.Generator) -> list[list[Sample]]:
-    """Samples of each side, taken in turns; lists of equal length."""
+    """Samples of each side, taken in turns; lists of equal length.
+
+    Solution and displaced op, the first two, make as many calls a burst as each other: what a burst costs besides its
+    calls is then the same share of both. How many is thought over again as samples come in, since a host that was busy
+    at first is no reason for short bursts ever after.
+    """
     _visit(sides, seconds)
     estimates = [_calibrate(side, seconds) for side in sides]
-    calls = [
-        max(1, min(side.most, round(_BURST_NS / estimate))) for side, estimate in zip(sides, estimates, strict=True)
-    ]
-    pair_ns = sum(estimate * count for estimate, count in zip(estimates, calls, strict=True))
-    fewest = 21 if pair_ns < 2e7 else 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
-    if len(sides) == 1:
-        fewest = 3 if pair_ns < 2e8 else 1
-    elif estimates[0] > _HOPELESS * min(estimates[:2]):
-        fewest = 1
-    pairs = max(fewest, min(_MOST_PAIRS, int(seconds * 1e9 / pair_ns)))
     samples: list[list[Sample]] = [[] for _ in sides]
-    stop_at = time.monotonic() + _PATIENCE * seconds
-    for pair in range(pairs):
-        if pair >= fewest and time.monotonic() > stop_at:
-            break  # a busy host: what there is must do
+    spent, stop_at = 0.0, time.monotonic() + _PATIENCE * seconds
+    for pair in range(_MOST_PAIRS):
+        calls = _calls(sides, estimates)
+        pair_ns = sum(estimate * count for estimate, count in zip(estimates, calls, strict=True))
+        fewest = _fewest(estimates, pair_ns)
+        # Past its time, a busy host ends it: what there is must do.
+        if pair >= fewest and (spent > seconds * 1e9 - pair_ns or time.monotonic() > stop_at):
+            break
+        share = draw.uniform(_SHORTEST, 1.0)
         for index in draw.permutation(len(sides)).tolist():  # who comes first finds another state of the host
             side = sides[index]
-            side.progress = pair / pairs
-            count = int(draw.integers(max(1, round(_SHORTEST * calls[index])), calls[index] + 1))
-            samples[index].append(side.burst(count))
+            side.progress = pair / max(fewest, min(_MOST_PAIRS, seconds * 1e9 / pair_ns))
+            samples[index].append(side.burst(max(1, round(share * calls[index]))))
+            spent += samples[index][-1].ns
+        estimates = [float(np.median([one.ns / one.calls for one in taken])) for taken in samples]
     return samples
+
+
+def _calls(sides: Sequence[Side], estimates: Sequence[float]) -> list[int]:
+    """Of how many calls a burst of each side is at most."""
+    calls = [max(1, min(side.most, round(_BURST_NS / one))) for side, one in zip(sides, estimates, strict=True)]
+    if len(sides) > 1 and max(estimates[:2]) <= _HOPELESS * min(estimates[:2]):
+        calls[:2] = [min(max(calls[:2]), sides[0].most, sides[1].most)] * 2
+    return calls
+
+
+def _fewest(estimates: Sequence[float], pair_ns: float) -> int:
+    """How many pairs there must be, however long they take."""
+    if len(estimates) == 1:
+        return 3 if pair_ns < 2e8 else 1
+    if estimates[0] > _HOPELESS * min(estimates[:2]):
+        return 1
+    return 21 if pair_ns < 2e7 else 7 if pair_ns < 2e8 else 5 if pair_ns < 1e9 else 3
 
 
 def steady(samples: Sequence[Sequence[Sample]]) -> list[list[float]]:

@@ -56,13 +56,38 @@ def test_a_burst_has_an_unforeseeable_length() -> None:
     assert len({calls for _, calls in log[-20:]}) > 5
 
 
+def test_solution_and_displaced_op_make_as_many_calls_a_burst_as_each_other() -> None:
+    log: list[tuple[str, int]] = []
+    timed(Pretended(10, log, "a"), Pretended(16, log, "b"))
+    bursts = log[-40:]
+    assert len({calls for _, calls in bursts}) > 5
+    for first, second in zip(bursts[::2], bursts[1::2], strict=True):
+        assert first[1] == second[1]
+
+
+def test_a_side_that_was_held_up_at_first_has_no_short_bursts_ever_after() -> None:
+    log: list[tuple[str, int]] = []
+    late, other = Pretended(10, log, "late"), Pretended(10, log, "other")
+    on_time, asked = late.burst, iter(range(10_000))
+
+    def burst(calls: int) -> Sample:
+        one = on_time(calls)
+        more = 2e6 if next(asked) < 14 else 0.0
+        return Sample(one.ns + more, one.own_ns + more, one.wall_ns + more, calls)
+
+    late.burst = burst  # type: ignore[method-assign]
+    timed(late, other)
+    assert min(calls for _, calls in log[-10:]) > 80
+
+
 def test_a_side_whose_bursts_are_bounded_is_asked_for_no_longer_ones() -> None:
     log: list[tuple[str, int]] = []
-    short, long = Pretended(1, log, "short"), Pretended(1, log, "long")
-    short.most = 12
-    timed(short, long)
-    assert max(calls for name, calls in log if name == "short") == 12
-    assert max(calls for name, calls in log if name == "long") > 500
+    bounded, other, toll = Pretended(1, log, "bounded"), Pretended(1, log, "other"), Pretended(0.5, log, "toll")
+    bounded.most = 12
+    timed(bounded, other, toll)
+    assert max(calls for name, calls in log if name == "bounded") == 12
+    assert max(calls for name, calls in log[-30:] if name == "other") <= 12
+    assert max(calls for name, calls in log if name == "toll") > 500
 
 
 def test_a_hopeless_solution_is_not_run_longer_than_needed() -> None:
