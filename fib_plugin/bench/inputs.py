@@ -20,6 +20,10 @@ _POOL = 1 << 22
 _KEPT_POOLS = 6
 #: Inputs whose last axis is summed over: scaled so that sums stay near 1.
 _WEIGHTS = ("B", "w13", "w2", "weight")
+#: The largest number of an fp8 format.
+_LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
+#: Where normals are to end after quantization: so many deviations are the largest number of the format.
+_DEVIATIONS = 4.5
 
 
 class InputError(ValueError):
@@ -60,7 +64,8 @@ class Normals:
             self._base = torch.randn(_POOL, generator=torch.Generator().manual_seed(self._seed))
         key = (dtype, scale)
         if key not in self._pools:
-            self._pools[key] = (self._base * scale).to(dtype)
+            largest = _LARGEST.get(str(dtype).removeprefix("torch."), math.inf)
+            self._pools[key] = (self._base * scale).clamp(-largest, largest).to(dtype)
             if len(self._pools) > _KEPT_POOLS:
                 self._pools.popitem(last=False)
         self._pools.move_to_end(key)
@@ -95,7 +100,7 @@ class InputMaker:
             elif spec.shape is None:
                 inputs.append(_likely_number(name, spec, axes))
             else:
-                inputs.append(self._random(name, spec, axes, draw))
+                inputs.append(self._random(name, spec, axes, draw, definition))
         return inputs
 
     def _saved(self, definition: Definition, workload: Workload) -> dict[str, torch.Tensor]:
@@ -121,7 +126,9 @@ class InputMaker:
             saved[name] = value
         return saved
 
-    def _random(self, name: str, spec: TensorSpec, axes: dict[str, int], draw: np.random.Generator) -> torch.Tensor:
+    def _random(
+        self, name: str, spec: TensorSpec, axes: dict[str, int], draw: np.random.Generator, definition: Definition
+    ) -> torch.Tensor:
         import torch
 
         try:
@@ -133,6 +140,12 @@ class InputMaker:
             return torch.from_numpy(draw.random(shape) < 0.5)
         if not dtype.is_floating_point:
             return torch.from_numpy(_integers(name, shape, axes, draw)).to(dtype)
+        if name.endswith(("_scale", "_scales")):
+            usual = _usual_scale(name, definition, axes)
+            # No two blocks of a weight have the same scale: a kernel that mixes them up must not get away with it.
+            return torch.from_numpy(usual * draw.uniform(0.5, 1.5, shape)).to(dtype)
+        if str(spec.dtype) in _LARGEST:
+            return self._normals.take(shape, dtype, _LARGEST[str(spec.dtype)] / _DEVIATIONS, draw)
         if name == "probs":
             # From nearly flat to nearly certain rows, as temperatures and prompts make them.
             spread = torch.from_numpy(draw.uniform(0.5, 4.0, [*shape[:-1], 1])).float()
@@ -147,6 +160,16 @@ class InputMaker:
             return (1.0 + self._normals.take(shape, torch.float32, 0.1, draw)).to(dtype)
         scale = 1.0 / math.sqrt(max(1, shape[-1])) if name in _WEIGHTS and len(shape) > 1 else 1.0
         return self._normals.take(shape, dtype, scale, draw)
+
+
+def _usual_scale(name: str, definition: Definition, axes: dict[str, int]) -> float:
+    """What makes of quantized normals such as the op expects: activations of deviation 1, sums of weights near 1."""
+    of = max((one for one in definition.inputs if one != name and name.startswith(f"{one}_")), key=len, default="")
+    spec = definition.inputs.get(of)
+    if spec is None or not spec.shape:
+        return 1.0
+    deviation = 1.0 / math.sqrt(max(1, axes.get(spec.shape[-1], 1))) if of in _WEIGHTS else 1.0
+    return deviation * _DEVIATIONS / _LARGEST.get(str(spec.dtype), _LARGEST["float8_e4m3fn"])
 
 
 def _scalar(spec: TensorSpec, value: bool | float, axes: dict[str, int], where: str) -> Any:

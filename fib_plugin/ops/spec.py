@@ -105,6 +105,11 @@ def reference_eps(reference: str) -> float | None:
     return None
 
 
+def low_bit(definition: Definition) -> bool:
+    """Whether an input has a floating-point format of 8 bits or fewer."""
+    return any(dtype_name(spec.dtype).startswith(("float8", "float4")) for spec in definition.inputs.values())
+
+
 def _shape_tokens(definition: Definition, tensors: Iterable[Any], seen: dict[str, str]) -> tuple[Any, ...]:
     tokens: list[Any] = []
     for spec in tensors:
@@ -132,18 +137,20 @@ def structure(definition: Definition) -> Hashable:
 
 
 def _variant(definition: Definition) -> str:
-    """What shapes cannot tell apart: rotation style. Read from the reference's STYLE constant or the name."""
+    """What shapes cannot tell apart: rotation style, scales that are powers of two. Read from the name."""
     if definition.op_type == "rope":
         return "gptj" if "gptj" in definition.name else "neox"
-    return ""
+    return "ue8m0" if "ue8m0" in definition.name else ""
 
 
 def constants(definition: Definition) -> dict[str, Any]:
-    """Constant axes plus what a kernel needs and no input carries (``eps``, ``is_neox``)."""
+    """Constant axes plus what a kernel needs and no input carries (``eps``, ``is_neox``, ``ue8m0``)."""
     values: dict[str, Any] = dict(definition.const_axes)
     eps = reference_eps(definition.reference)
     if eps is not None:
         values["eps"] = eps
     if definition.op_type == "rope":
         values["is_neox"] = int(_variant(definition) == "neox")
+    if low_bit(definition):
+        values["ue8m0"] = int(_variant(definition) == "ue8m0")
     return values

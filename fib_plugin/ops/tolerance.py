@@ -1,4 +1,4 @@
-"""Default tolerances by dtype and op type, from tolerances.yaml: the one place that bench and guard read.
+"""Default tolerances by dtype, op type and width of inputs, from tolerances.yaml: the one place bench and guard read.
 
 `evaluation_config` calls it, and lays the dataset's own values over it.
 """
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fib_plugin.dataset.evaluation import NotNegative, Share
 from fib_plugin.dataset.yaml_file import YamlModel, read_yaml
-from fib_plugin.ops.spec import Tolerance, dtype_name
+from fib_plugin.ops.spec import Tolerance, dtype_name, low_bit
 from fib_plugin.schema import Definition, SchemaError
 from fib_plugin.schema.definition import DType
 
@@ -30,10 +30,15 @@ class Tolerances(YamlModel):
 
     dtypes: dict[DType, _Entry] = Field(description="dtype: {atol, rtol, matched_ratio}")
     op_types: dict[str, dict[DType, _Entry]] = Field(description="op type: {dtype: {atol, rtol, matched_ratio}}")
+    low_bit: dict[str, dict[DType, _Entry]] = Field(
+        default_factory=dict, description="op type: {dtype: {atol, rtol, matched_ratio}}, for inputs of 8 bits or fewer"
+    )
 
-    def of(self, op_type: str, dtype: str) -> Tolerance:
-        """The tolerance for outputs of ``dtype``."""
-        entry = self.op_types.get(op_type, {}).get(DType(dtype)) or self.dtypes[DType(dtype)]
+    def of(self, op_type: str, dtype: str, low_bit: bool = False) -> Tolerance:
+        """The tolerance for outputs of ``dtype``; ``low_bit`` where an input is a float of 8 bits or fewer."""
+        named = (self.low_bit, self.op_types) if low_bit else (self.op_types,)
+        found = (entries.get(op_type, {}).get(DType(dtype)) for entries in named)
+        entry = next((one for one in found if one is not None), None) or self.dtypes[DType(dtype)]
         return Tolerance(entry.atol, entry.rtol, entry.matched_ratio)
 
 
@@ -54,7 +59,8 @@ def read_tolerances(file: Path) -> Tolerances:
 
 def tolerance(definition: Definition) -> Tolerance:
     """The default tolerance of a definition; integer outputs must be equal (atol 0)."""
-    return _built_in().of(definition.op_type, dtype_name(next(iter(definition.outputs.values())).dtype))
+    dtype = dtype_name(next(iter(definition.outputs.values())).dtype)
+    return _built_in().of(definition.op_type, dtype, low_bit(definition))
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,6 +17,8 @@ DECODE = ops.ALL["gqa_paged_decode"].definition(num_qo_heads=4, num_kv_heads=2, 
 CASES: list[tuple[Definition, dict[str, int]]] = [
     (ops.ALL["gemm"].definition(n=48, k=64), {"M": 3}),
     (ops.ALL["gemm"].definition(n=48, k=64, dtype="float16"), {"M": 0}),
+    (ops.ALL["gemm_fp8_block_scale"].definition(n=200, k=300), {"M": 3}),
+    (ops.ALL["gemm_fp8_static"].definition(n=48, k=64), {"M": 3}),
     (ops.ALL["rmsnorm"].definition(hidden_size=64, eps=1e-6), {"batch_size": 3}),
     (ops.ALL["fused_add_rmsnorm"].definition(hidden_size=64, eps=1e-6), {"batch_size": 3}),
     (ops.ALL["silu_and_mul"].definition(d=32), {"batch_size": 3}),
@@ -70,6 +72,23 @@ def test_outputs_of_a_product_stay_near_one() -> None:
     definition = ops.ALL["gemm"].definition(n=64, k=1024, dtype="float32")
     a, b = InputMaker(None, 1).make(definition, random_workload(definition, {"M": 64}), 2)
     assert 0.8 < float((a @ b.T).std()) < 1.25
+
+
+@pytest.mark.parametrize("kind", ["block_scale", "rowwise", "tensorwise", "static"])
+def test_fp8_weights_fill_their_format_and_their_product_stays_near_one(kind: str) -> None:
+    definition = ops.ALL[f"gemm_fp8_{kind}"].definition(n=256, k=1024, dtype="float32")
+    inputs = InputMaker(None, 1).make(definition, random_workload(definition, {"M": 64}), 2)
+    weight = inputs[list(definition.inputs).index("B")]
+    assert 300 < float(weight.float().abs().max()) <= 448
+    assert 80 < float(weight.float().std()) < 120
+    (out,), _ = Reference(definition)(inputs)
+    assert 0.4 < float(out.std()) < 1.6
+
+
+def test_no_two_blocks_have_the_same_scale() -> None:
+    definition = ops.ALL["gemm_fp8_block_scale"].definition(n=256, k=1024)
+    scales = InputMaker(None, 1).make(definition, random_workload(definition, {"M": 1}), 2)[2]
+    assert scales.unique().numel() == scales.numel() == 16
 
 
 def saved_decode(root: Path, indices: list[int], **axes: int) -> Workload:

@@ -16,6 +16,10 @@ ADAPTER = "toy.all"
 
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "gemm": {"n": 16, "k": 8},
+    "gemm_fp8_block_scale": {"n": 16, "k": 8},
+    "gemm_fp8_rowwise": {"n": 16, "k": 8},
+    "gemm_fp8_tensorwise": {"n": 16, "k": 8},
+    "gemm_fp8_static": {"n": 16, "k": 8},
     "rmsnorm": {"hidden_size": 16, "eps": 1e-5},
     "fused_add_rmsnorm": {"hidden_size": 16, "eps": 1e-6},
     "silu_and_mul": {"d": 8},

@@ -13,6 +13,10 @@ from fib_plugin.schema.record import dump_line, parse
 #: family -> (constants of a call site, the name that the convention gives, axes that stay variable)
 CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "gemm": ({"n": 6, "k": 8}, "gemm_n6_k8", ["M"]),
+    "gemm_fp8_block_scale": ({"n": 200, "k": 300}, "gemm_fp8_block_scale_n200_k300", ["M"]),
+    "gemm_fp8_rowwise": ({"n": 6, "k": 8}, "gemm_fp8_rowwise_n6_k8", ["M"]),
+    "gemm_fp8_tensorwise": ({"n": 6, "k": 8}, "gemm_fp8_tensorwise_n6_k8", ["M"]),
+    "gemm_fp8_static": ({"n": 6, "k": 8}, "gemm_fp8_static_n6_k8", ["M"]),
     "rmsnorm": ({"hidden_size": 64, "eps": 1e-5}, "rmsnorm_h64", ["batch_size"]),
     "fused_add_rmsnorm": ({"hidden_size": 64, "eps": 1e-5}, "fused_add_rmsnorm_h64", ["batch_size"]),
     "silu_and_mul": ({"d": 16}, "silu_and_mul_d16", ["batch_size"]),
@@ -138,6 +142,8 @@ def test_constants_hold_what_no_input_carries() -> None:
     assert ops.constants(make("rmsnorm")) == {"hidden_size": 64, "eps": 1e-5}
     assert ops.constants(make("rope"))["is_neox"] == 1
     assert ops.constants(make("rope", is_neox=False))["is_neox"] == 0
+    assert ops.constants(make("gemm_fp8_block_scale")) == {"N": 200, "K": 300, "n_blocks": 2, "k_blocks": 3, "ue8m0": 0}
+    assert ops.constants(make("gemm_fp8_block_scale", ue8m0=True))["ue8m0"] == 1
 
 
 def test_a_reference_without_eps_has_none() -> None:
@@ -176,6 +182,7 @@ def test_structure_knows_no_names(family: str) -> None:
         *[(family, {"dtype": "float16"}) for family in WITH_DTYPE],
         ("gemm", {"n": 7}),
         ("gemm", {"n": 8, "k": 6}),
+        ("gemm_fp8_block_scale", {"ue8m0": True}),
         ("rmsnorm", {"eps": 1e-6}),
         ("fused_add_rmsnorm", {"eps": 1e-6}),
         ("rope", {"is_neox": False}),
@@ -247,3 +254,8 @@ def test_tolerances_tighten_with_the_dtype_and_are_zero_for_integers() -> None:
     assert by_dtype == sorted(by_dtype)
     assert by_dtype[0] < by_dtype[1] < by_dtype[2]
     assert ops.tolerance(make("top_k_sampling")) == ops.Tolerance(0.0, 0.0)
+
+
+def test_fp8_inputs_have_a_tolerance_of_their_own() -> None:
+    assert ops.tolerance(make("gemm_fp8_rowwise")) == ops.Tolerance(5e-2, 5e-2, 0.9)
+    assert ops.tolerance(make("gemm")).matched_ratio > 0.99

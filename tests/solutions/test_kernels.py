@@ -61,7 +61,9 @@ def test_every_op_type_has_a_torch_a_triton_and_a_cpp_kernel(op_type: str) -> No
     families = {family for family, spec in ops.ALL.items() if spec.op_type == op_type}
     for family in families:
         languages = {str(source.language) for source in SOURCES.values() if family in source.families}
-        assert {"python", "triton", "cpp"} <= languages, family
+        # Of fp8 only GPUs have units; a compiler's torch and Triton reach them.
+        wanted = {"python", "triton"} if "_fp8_" in family else {"python", "triton", "cpp"}
+        assert wanted <= languages, family
 
 
 def native(traces: TraceSet, cache: Path, source: str, definition: str):  # type: ignore[no-untyped-def]
