@@ -16,13 +16,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from fib_plugin.bench import tree, wire
 from fib_plugin.bench.blob import Blob
 from fib_plugin.bench.drain import Drain
 from fib_plugin.bench.environment import environment
-from fib_plugin.bench.forkserver import ForkServer
+from fib_plugin.bench.forkserver import ForkServer, ServerLost
 from fib_plugin.bench.host import free_bytes
 from fib_plugin.bench.line import WireError, pending, receive_reply, send
 
@@ -101,6 +101,7 @@ class Child:
         server: starts it; None starts an interpreter of its own, without a sandbox.
         memory_bytes: how much more memory than at its start a sandboxed child may take; None is half of what is free.
         readable: what a sandboxed child may read besides the interpreter and its libraries.
+        role: whether a sandboxed child runs solutions or references.
     """
 
     def __init__(
@@ -109,9 +110,11 @@ class Child:
         server: ForkServer | None,
         memory_bytes: int | None = None,
         readable: Sequence[Path] = (),
+        role: Literal["solution", "referee"] = "solution",
     ) -> None:
         self.place = place
         self.sandboxed = server is not None
+        self._server = server
         #: Protections that this host lacks, in words; known from the first answer on.
         self.notes: tuple[str, ...] = ()
         #: Nanoseconds between the last request and its answer, by this process's clock.
@@ -137,7 +140,7 @@ class Child:
                     else _Forked(
                         server,
                         server.fork(
-                            wire.Fork(surroundings, str(self.scratch), [str(path) for path in readable], self._memory),
+                            wire.Fork(surroundings, str(self.scratch), list(map(str, readable)), self._memory, role),
                             theirs,
                             writing,
                         ),
@@ -157,6 +160,7 @@ class Child:
         Raises:
             ChildDied: the process ended.
             ChildTimeout: it did not answer within ``timeout`` seconds and was killed.
+            ServerLost: the server that it was forked from was killed, and it went with it.
         """
         try:
             self._wake()
@@ -185,7 +189,10 @@ class Child:
             self.close()
             raise ChildTimeout(said) from None
         except (WireError, OSError) as error:
-            raise ChildDied(self._obituary(error)) from None
+            said = self._obituary(error)
+            if self.orphaned:
+                raise ServerLost("the process that starts children was killed, and its children with it") from None
+            raise ChildDied(said) from None
 
     def _wake(self) -> None:
         if self._resting:
@@ -205,8 +212,13 @@ class Child:
 
     @property
     def usable(self) -> bool:
-        """Whether it has neither failed nor been closed."""
-        return not self._over.is_set()
+        """Whether it has neither failed, nor been closed, nor lost the server that it was forked from."""
+        return not self._over.is_set() and not self.orphaned
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the server that it was forked from is gone, which ends it through no fault of its own."""
+        return self._server is not None and not self._server.alive
 
     def resident(self) -> int:
         """Bytes of memory it holds; 0 where that cannot be told."""
@@ -234,7 +246,7 @@ class Child:
         known = {pid for pid in self._seen if pid in tree.marked(self._mark)} if self._seen else set()
         if self._process.poll() is None:
             tree.end(self._process.pid, self._mark, known)
-        elif known or not self.sandboxed:
+        elif known or self.orphaned or not self.sandboxed:
             tree.end_marked(self._mark)
         self._wait(5.0)
         self._drain.close()

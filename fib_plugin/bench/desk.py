@@ -11,13 +11,19 @@ from fib_plugin.bench.builds import Builds
 from fib_plugin.bench.case import Case, prepare
 from fib_plugin.bench.child import Place
 from fib_plugin.bench.examiner import Examiner, Outcome
+from fib_plugin.bench.forkserver import ServerDied
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed
-from fib_plugin.bench.reference import BrokenReference, Reference
+from fib_plugin.bench.nursery import Nursery
+from fib_plugin.bench.referee import Referee
+from fib_plugin.bench.reference import BrokenReference
 from fib_plugin.bench.results import BenchResult, make_result
 from fib_plugin.bench.roofline import Roofline, roofline
 from fib_plugin.bench.task import Found, LeftOut, Task
 from fib_plugin.judge import Verdict
 from fib_plugin.schema import ENGINE_AUTHOR, Environment, EvaluationStatus, Solution, Workload, content_hash
+
+#: So many times the time of a solution is given to one call of a reference: it is the plainest code there is.
+_REFERENCE_TIMEOUTS = 10.0
 
 
 class Desk:
@@ -37,9 +43,11 @@ class Desk:
         self.place = place
         self._builds = builds
         self._environment, self._run_name = environment, run_name
-        self._examiner = Examiner(place, timeout)
+        self._nursery = Nursery(place.device, place.threads)
+        self._examiner = Examiner(place, timeout, self._nursery)
         self._maker = InputMaker(root, fresh_seed())
-        self._reference: Reference | None = None
+        self._referee: Referee | None = None
+        self._reference_s = _REFERENCE_TIMEOUTS * timeout
         self._said = False
 
     def __enter__(self) -> Desk:
@@ -49,8 +57,11 @@ class Desk:
         self.close()
 
     def close(self) -> None:
-        """End the child; what waits for it is told that it died."""
+        """End the children; what waits for them is told that they died."""
+        self._nursery.close()
         self._examiner.__exit__(None, None, None)
+        if self._referee is not None:
+            self._referee.close()
 
     def work(self, task: Task, stop_at: float = math.inf) -> Iterator[Found]:
         """Every solution of ``task``, one after the other; past ``stop_at`` (monotonic) none is begun."""
@@ -60,20 +71,24 @@ class Desk:
         yield f"{task.definition.name} {short_axes(task.workload)}: inputs and reference"
         try:
             case = self._prepare(task)
-        except (InputError, BrokenReference) as error:
-            yield LeftOut(len(task.solutions), str(error))
+        except (InputError, BrokenReference, ServerDied) as error:
+            yield LeftOut(len(task.solutions), _why(task, error))
             return
         try:
             yield from self._run_all(task, case, stop_at)
         finally:
             case.close()
+            if self._referee is not None:
+                self._referee.release()
 
     def _prepare(self, task: Task) -> Case:
-        if self._reference is None or self._reference.definition is not task.definition:
-            self._reference = Reference(task.definition)
+        if self._referee is None or self._referee.definition != task.definition:
+            if self._referee is not None:
+                self._referee.close()
+            self._referee = Referee(self.place, self._nursery, task.definition, self._reference_s)
         place = self.place
         return prepare(
-            task.definition, task.workload, self._maker, self._reference, task.config, place.device, place.warm
+            task.definition, task.workload, self._maker, self._referee, task.config, place.device, place.warm
         )
 
     def _run_all(self, task: Task, case: Case, stop_at: float) -> Iterator[Found]:
@@ -90,7 +105,11 @@ class Desk:
                 yield LeftOut(len(task.solutions) - index, "")
                 return
             yield f"{task.definition.name} {short_axes(task.workload)}: {solution.name}"
-            outcome = self._examine(case, solution, () if yardstick else displaced)
+            try:
+                outcome = self._examine(case, solution, () if yardstick else displaced)
+            except (BrokenReference, ServerDied) as error:
+                yield LeftOut(len(task.solutions) - index, _why(task, error))
+                return
             if self._examiner.notes and not self._said:
                 self._said = True
                 yield LeftOut(0, f"this host's sandbox is weaker than it could be: {'; '.join(self._examiner.notes)}")
@@ -122,6 +141,12 @@ class Desk:
             # It only says that it is the engine's: judged as anyone's.
             solution = solution.model_copy(update={"author": f"not the {ENGINE_AUTHOR}"})
         return self._examiner.examine(case, solution, displaced)
+
+
+def _why(task: Task, error: Exception) -> str:
+    """Why a workload is left out, with its name."""
+    name = f"workload {task.workload.uuid}"
+    return str(error) if str(error).startswith(name) else f"{name} of {task.definition.name}: {error}"
 
 
 def short_axes(workload: Workload) -> str:

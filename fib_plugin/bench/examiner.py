@@ -17,7 +17,9 @@ from fib_plugin.bench.child import ChildDied, ChildTimeout, Place
 from fib_plugin.bench.conduct import check_conduct, check_floor, check_replaced
 from fib_plugin.bench.contender import Contender
 from fib_plugin.bench.contest import Times, take_times
+from fib_plugin.bench.forkserver import ServerLost
 from fib_plugin.bench.fouls import Caught, Foul, tagged
+from fib_plugin.bench.nursery import Nursery
 from fib_plugin.bench.seat import Refused, Seat
 from fib_plugin.bench.seating import Seating
 from fib_plugin.bench.timed import TimedJudge
@@ -29,6 +31,7 @@ from fib_plugin.schema import ENGINE_AUTHOR, EvaluationStatus, Solution, content
 
 #: A build may import an engine or compile; both are slow once and not the kernel's doing.
 _BUILD_S = 240.0
+_ATTEMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,13 @@ class Outcome:
 
 
 class Examiner:
-    """Use as a context manager; leaving it ends the children."""
+    """Use as a context manager; leaving it ends the children, which ``nursery`` started."""
 
-    def __init__(self, place: Place, timeout: float) -> None:
+    def __init__(self, place: Place, timeout: float, nursery: Nursery) -> None:
         self._place = place
         self._timeout = timeout
-        self._seating = Seating(place)
+        self._nursery = nursery
+        self._seating = Seating(place, nursery)
         self._at: Seat | None = None
         self._unusable: set[str] = set()
         #: (workload, content hash) of an engine's op -> whether it agreed with the reference.
@@ -65,7 +69,22 @@ class Examiner:
         self._seating.close()
 
     def examine(self, case: Case, solution: Solution, displaced: Sequence[Solution] = ()) -> Outcome:
-        """Run ``solution`` on ``case``; the first usable op of ``displaced`` is timed beside it."""
+        """Run ``solution`` on ``case``; the first usable op of ``displaced`` is timed beside it.
+
+        When the fork server is killed meanwhile, all is begun again, once: who did it is not known.
+
+        Raises:
+            BrokenReference: the reference failed on a timed call's inputs.
+            ServerDied: no fork server can be started here.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._attempt(case, solution, displaced)
+            except ServerLost as lost:
+                log = f"{lost}, each of {_ATTEMPTS} times that it was tried"
+        return Outcome(tagged("sandbox", Verdict(EvaluationStatus.RUNTIME_ERROR, log=log)))
+
+    def _attempt(self, case: Case, solution: Solution, displaced: Sequence[Solution]) -> Outcome:
         outcome, self._at = None, None
         try:
             self._seating.enter(case)
@@ -146,7 +165,7 @@ class Examiner:
     def _times(
         self, case: Case, contender: Contender, baseline: Contender | None, check: TimedJudge | None
     ) -> Times | Verdict:
-        return take_times(self._place, self._seating.latency_ns, case, contender, baseline, check)
+        return take_times(self._place, self._nursery.latency_ns, case, contender, baseline, check)
 
     def _baseline(self, case: Case, solution: Solution, displaced: Sequence[Solution]) -> Contender | None:
         """The first displaced op that builds here. One that does not is not tried again in this run."""

@@ -40,6 +40,10 @@ class ServerDied(Exception):
     """The server cannot be started or is gone; the message carries what it printed."""
 
 
+class ServerLost(ServerDied):
+    """The server ended while one of its children was at work, and took it along."""
+
+
 class ForkServer:
     """The parent's handle. Any thread may ask; `close` ends the server and all of its children."""
 
@@ -67,7 +71,12 @@ class ForkServer:
         finally:
             os.close(writing)
         self._drain = Drain(reading)
-        self._answer(None, _START_S)
+        self._lost = False
+        try:
+            self._answer(None, _START_S)
+        except ServerDied:
+            self.close()
+            raise
 
     def fork(self, order: wire.Fork, line: socket.socket, output: int) -> int:
         """Start a child that serves on ``line`` and prints to ``output``; its process id."""
@@ -88,7 +97,8 @@ class ForkServer:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it can start children. Once it did not answer, none that it started is of use either."""
+        return not self._lost and self._process.poll() is None
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -115,7 +125,9 @@ class ForkServer:
                 send(self._line, question)
             return receive_reply(self._line, time.monotonic() + limit_s)
         except (WireError, TimeoutError, OSError) as error:
-            raise ServerDied(f"the process that starts children is gone ({error})\n{self._drain.text()}") from None
+            self._lost = True
+            said = f"the process that starts children is gone ({error})\n{self._drain.text()}"
+            raise ServerDied(said.strip()) from None
 
 
 def main(descriptor: int, device: str, threads: int) -> None:
@@ -124,7 +136,7 @@ def main(descriptor: int, device: str, threads: int) -> None:
     if sys.platform == "linux":
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a dead child leaves comes here, to be ended
-    from fib_plugin.bench import sandbox, worker  # imports torch
+    from fib_plugin.bench import oracle, sandbox, worker  # imports torch
 
     with contextlib.suppress(ImportError, RuntimeError):
         import pyseccomp  # looks for its library with a subprocess, which the sandbox would refuse  # noqa: F401
@@ -146,9 +158,15 @@ def main(descriptor: int, device: str, threads: int) -> None:
             if pid == 0:
                 line.close()
                 _enter(request, output)
+                judges = request.role == "referee"
                 notes = sandbox.confine(
-                    Path(request.scratch), [Path(path) for path in request.readable], device, request.memory
+                    Path(request.scratch),
+                    [Path(path) for path in request.readable],
+                    "cpu" if judges else device,
+                    request.memory,
                 )
+                if judges:
+                    oracle.main(their_line, threads, notes)
                 worker.main(their_line, device, threads, notes)
             os.close(their_line)
             os.close(output)
@@ -175,7 +193,7 @@ def _enter(order: wire.Fork, output: int) -> None:
 def _reap(codes: dict[int, int | None]) -> None:
     """Take note of who ended, and end what they left behind: it has no parent but us now."""
     for pid in tree.below(os.getpid()) - set(codes):
-        if _parent(pid) == os.getpid():
+        if tree.parent(pid) == os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
     while True:
@@ -187,10 +205,3 @@ def _reap(codes: dict[int, int | None]) -> None:
             return
         if pid in codes:
             codes[pid] = os.waitstatus_to_exitcode(status)
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -1,8 +1,7 @@
-"""The reference of a definition, run by the judging side only; one class, so that it can move to its own process."""
+"""The reference of a definition, as a callable. The referee's process runs it; no solution ever runs there."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,27 +24,32 @@ class Reference:
         except Exception as error:
             raise BrokenReference(f"the reference of {definition.name} cannot be loaded: {error!r}") from error
 
-    def __call__(self, inputs: Sequence[Any]) -> tuple[list[Any], float]:
-        """Outputs as tensors in the definition's order, and the seconds it took. ``inputs`` are not changed."""
-        import torch
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs as tensors in the definition's order. The reference gets ``inputs`` themselves, and may change them.
 
-        private = [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
+        Raises:
+            BrokenReference: it raised, or returned another number of values than the definition has outputs.
+        """
         name = self.definition.name
         try:
-            with torch.inference_mode():
-                start = time.perf_counter()
-                result = self._run(*private)
-                seconds = time.perf_counter() - start
+            return self._outputs(inputs)
         except Exception as error:
             raise BrokenReference(f"the reference of {name} failed: {type(error).__name__}: {error}") from error
+
+    def _outputs(self, inputs: Sequence[Any]) -> list[Any]:
+        import torch
+
+        wanted = self.definition.outputs
+        with torch.inference_mode():
+            result = self._run(*inputs)
         if isinstance(result, dict):
-            result = tuple(result[output] for output in self.definition.outputs)
+            result = tuple(result[output] for output in wanted)
         results = list(result) if isinstance(result, (tuple, list)) else [result]
-        if len(results) != len(self.definition.outputs):
-            raise BrokenReference(
-                f"the reference of {name} returns {len(results)} values, it has {len(self.definition.outputs)} outputs"
-            )
+        if len(results) != len(wanted):
+            raise ValueError(f"it returns {len(results)} values, the definition has {len(wanted)} outputs")
         return [
-            value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=getattr(torch, str(spec.dtype)))
-            for value, spec in zip(results, self.definition.outputs.values(), strict=True)
-        ], seconds
+            value.detach().as_subclass(torch.Tensor)
+            if isinstance(value, torch.Tensor)
+            else torch.tensor(value, dtype=getattr(torch, str(spec.dtype)))
+            for value, spec in zip(results, wanted.values(), strict=True)
+        ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.child import Child, Place
-from fib_plugin.bench.forkserver import ForkServer
+from fib_plugin.bench.nursery import Nursery
 from fib_plugin.bench.seat import Seat
 from fib_plugin.build.shipped import is_shipped
 from fib_plugin.schema import Definition, Solution, content_hash
@@ -25,24 +25,23 @@ _TRUSTED = "trusted"
 class Seating:
     """Children of one place. The trusted one is shared by all ops that installed adapters ship."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, nursery: Nursery) -> None:
         self._place = place
-        self._server: ForkServer | None = None
+        self._nursery = nursery
         self._seats: OrderedDict[tuple[str, bool], Seat] = OrderedDict()
         self._case: Case | None = None
         #: Protections that this host lacks, in words.
         self.notes: tuple[str, ...] = ()
-
-    def latency_ns(self) -> float:
-        """Nanoseconds that asking and answering take by themselves just now, of a process that has no reason to lie."""
-        return float(self._serving().latency_ns())
 
     def seat(self, solution: Solution, definition: Definition, displaced: bool, folder: Path) -> Seat:
         """The seat of ``solution``, which is built in ``folder``. ``displaced``: it is an engine's op."""
         trusted = displaced and is_shipped(solution, definition)
         key = (_TRUSTED if trusted else content_hash(solution), displaced)
         seat = self._seats.get(key)
-        if seat is None or not seat.child.usable:
+        if seat is not None and not seat.child.usable:
+            self.drop(seat)
+            seat = None
+        if seat is None:
             seat = self._seats[key] = Seat(self._child(trusted, folder), displaced)
         self._seats.move_to_end(key)
         waiting = [other for other in self._seats if other[0] != _TRUSTED]
@@ -56,7 +55,7 @@ class Seating:
             return
         self._case = case
         for seat in list(self._seats.values()):
-            if seat.child.resident() > _MOST_RESIDENT:
+            if not seat.child.usable or seat.child.resident() > _MOST_RESIDENT:
                 self.drop(seat)
                 continue
             seat.give(10.0)
@@ -71,20 +70,11 @@ class Seating:
         self._seats = OrderedDict((key, other) for key, other in self._seats.items() if other is not seat)
 
     def close(self) -> None:
+        """End all of them."""
         for seat in list(self._seats.values()):
             self.drop(seat)
-        if self._server is not None:
-            self._server.close()
-            self._server = None
 
     def _child(self, trusted: bool, folder: Path) -> Child:
         if trusted:
             return Child(self._place, None)
-        return Child(self._place, self._serving(), readable=[folder])
-
-    def _serving(self) -> ForkServer:
-        if self._server is None or not self._server.alive:
-            if self._server is not None:
-                self._server.close()
-            self._server = ForkServer(self._place.device, self._place.threads)
-        return self._server
+        return Child(self._place, self._nursery.server(), readable=[folder])

@@ -69,7 +69,7 @@ class TimedJudge:
             return tagged("input_written", wrong(f"a timed call wrote to its inputs: {', '.join(written)}"))
         found, inputs = sets.outputs(len(outputs)), sets.inputs[index]
         if not self._sampler:
-            return judge.outputs(case.definition, found, case.reference(inputs)[0], case.config.tolerance)
+            return judge.outputs(case.definition, found, case.right(inputs), case.config.tolerance)
         verdict = judge.draws(case.definition, inputs, found[:1])
         if verdict.passed:
             self._levels.append(judge.levels(case.definition, inputs, found[0]))

@@ -60,6 +60,14 @@ def state(pid: int) -> str:
         return ""
 
 
+def parent(pid: int) -> int:
+    """The parent of ``pid``; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def end(root: int, mark: str, known: Iterable[int] = ()) -> None:
     """Kill ``root``, all below it, its session, and every process that carries ``mark``."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -145,12 +145,26 @@ class Fork(msgspec.Struct, tag=True, frozen=True):
     scratch: str
     readable: list[str]
     memory: int
+    role: Literal["solution", "referee"] = "solution"
 
 
 class Poll(msgspec.Struct, tag=True, frozen=True):
     """To a fork server: has that child ended?"""
 
     pid: int
+
+
+class Learn(msgspec.Struct, tag=True, frozen=True):
+    """To a referee's process: the definition, as JSON, whose reference it runs from now on."""
+
+    definition: bytes
+
+
+class Refer(msgspec.Struct, tag=True, frozen=True):
+    """To a referee's process: run the reference on the blob's inputs, which it may change; outputs go there too."""
+
+    blob: str
+    layout: Layout
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -219,6 +233,13 @@ class Inspected(msgspec.Struct, tag=True, frozen=True):
     patched: list[str]
 
 
+class Referred(msgspec.Struct, tag=True, frozen=True):
+    """The form of what the reference returned, and the seconds it took."""
+
+    outputs: list[Output]
+    seconds: float
+
+
 class Forked(msgspec.Struct, tag=True, frozen=True):
     """The new child."""
 
@@ -231,5 +252,7 @@ class Exited(msgspec.Struct, tag=True, frozen=True):
     code: int | None
 
 
-Request = Attach | Detach | Load | Run | Draw | Prepare | Record | Burst | Keep | Inspect | Ping | Fork | Poll
-Reply = Ready | Failed | Ran | Drawn | Recorded | Sampled | Kept | Inspected | Forked | Exited
+Request = (
+    Attach | Detach | Load | Run | Draw | Prepare | Record | Burst | Keep | Inspect | Ping | Fork | Poll | Learn | Refer
+)
+Reply = Ready | Failed | Ran | Drawn | Recorded | Sampled | Kept | Inspected | Forked | Exited | Referred
