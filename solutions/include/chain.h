@@ -65,23 +65,51 @@ inline bool after_ours(cudaStream_t stream) {
   return ours;
 }
 
-// chained: start while the kernel before still runs (needs compute capability 9).
+// chained: start while the kernel before still runs (needs compute capability 9, as do clusters of several blocks).
 template <class... Params, class... Args>
-cudaError_t launch(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared, bool chained,
-                   cudaStream_t stream, Args... args) {
-  cudaLaunchAttribute attribute;
+cudaError_t launch_clusters(void (*kernel)(Params...), dim3 grid, unsigned cluster, unsigned threads, size_t shared,
+                            bool chained, cudaStream_t stream, Args... args) {
+  cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
+  config.attrs = attributes;
   if (chained) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+  }
+  if (cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = cluster;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
   }
   return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+template <class... Params, class... Args>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, unsigned threads, size_t shared, bool chained,
+                   cudaStream_t stream, Args... args) {
+  return launch_clusters(kernel, grid, 1, threads, shared, chained, stream, args...);
+}
+
+// How many clusters of blocks with so much shared memory the device holds at once; 0 where it does not say.
+template <class Kernel> int clusters_at_once(Kernel kernel, unsigned cluster, unsigned threads, size_t shared) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster;
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  return cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess ? count : 0;
 }
 
 }  // namespace fib

@@ -22,8 +22,11 @@ static void gemm_(TensorView A, TensorView B, TensorView C) {
   const Product product{data(A), data(B), data(C), static_cast<int>(m), static_cast<int>(n), static_cast<int>(k),
                         row_step(A), row_step(B), row_step(C)};
   if (k > 0 && k % 8 == 0 && aligned(A) && aligned(B)) {
-    if (choose(product, facts.processors)(product, chained, facts.processors, stream_of(A)) == cudaSuccess) return;
-    cudaGetLastError();  // too little shared memory here
+    const Hardware on{device, facts.major, facts.processors, facts.shared};
+    for (const Launch plan : {by_table(product, measured_like(device)), by_rule(product, facts.processors)}) {
+      if (plan && plan(product, chained, on, stream_of(A)) == cudaSuccess) return;
+      cudaGetLastError();  // too little shared memory here
+    }
   }
   expect(any(product, chained, stream_of(A)));
 }

@@ -2,20 +2,11 @@
 // keeps a queue of its own pieces of the weight in flight, and no other thread ever touches them.
 #pragma once
 
-#include <cuda_bf16.h>
-
-#include <cstdint>
-
 #include "chain.h"
+#include "product.h"
+#include "ptx.h"
 
 namespace fib {
-
-struct Product {
-  const __nv_bfloat16 *a, *b;
-  __nv_bfloat16* c;
-  int m, n, k;
-  int64_t a_step, b_step, c_step;
-};
 
 // R x 16 rows of the weight and NT x 8 rows of A make a tile, whose K is shared by the W warps of a block. A warp takes
 // KS x 32 values of K at a step, and KB kilobytes hold the queue and the sums. KEEP: A stays in shared memory, beside
@@ -33,34 +24,6 @@ struct Plan {
   static_assert(DEPTH >= 3, "the queue is too short to hide anything");
 };
 
-__device__ __forceinline__ uint64_t read_once() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
-// 16 bytes from global to shared memory, zeros where `inside` is false.
-__device__ __forceinline__ void fetch_once(uint32_t to, const void* from, bool inside, uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from),
-               "r"(inside ? 16 : 0), "l"(policy)
-               : "memory");
-}
-__device__ __forceinline__ void fetch(uint32_t to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> __device__ __forceinline__ void await_groups() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-}
-
-__device__ __forceinline__ void multiply(float* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                         uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 // K must be a multiple of 8 and every row start on 16 bytes; M, N are any.
 //
 // A thread of the tensor cores' fragments needs pairs of K that lie 16 bytes apart. The order of K is ours to choose:
@@ -68,7 +31,7 @@ __device__ __forceinline__ void multiply(float* d, uint32_t a0, uint32_t a1, uin
 template <int R, int NT, int W, int KS, bool KEEP, int KB>
 __global__ void __launch_bounds__(32 * W, 1) stream_product(const Product p) {
   using P = Plan<R, NT, W, KS, KEEP, KB>;
-  extern __shared__ __align__(128) unsigned char memory[];
+  FIB_SHARED(memory);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int block = blockIdx.x, blocks = gridDim.x, tiles = (p.n + P::ROWS - 1) / P::ROWS;
   constexpr int K_STEP = W * KS * 32;
@@ -76,7 +39,7 @@ __global__ void __launch_bounds__(32 * W, 1) stream_product(const Product p) {
   const int k_first = warp * KS * 32 + t * 8, m0 = blockIdx.y * P::TOKENS;
   // Blocks begin at different places of K: they run in step, and would all ask for the same lines of A at once.
   const int turn = block % steps;
-  const uint32_t queue = static_cast<uint32_t>(__cvta_generic_to_shared(memory)) + threadIdx.x * 16;
+  const uint32_t queue = shared_address(memory) + threadIdx.x * 16;
   const uint64_t policy = read_once();
 
   int issued = 0, weight_step = turn, weight_row = block * P::ROWS + g;
@@ -203,7 +166,7 @@ __global__ void __launch_bounds__(32 * W, 1) stream_product(const Product p) {
 }
 
 template <int R, int NT, int W, int KS, bool KEEP, int KB>
-cudaError_t stream(const Product& p, bool chained, int processors, cudaStream_t on) {
+cudaError_t stream(const Product& p, bool chained, const Hardware& on, cudaStream_t stream) {
   using P = Plan<R, NT, W, KS, KEEP, KB>;
   const auto kernel = stream_product<R, NT, W, KS, KEEP, KB>;
   constexpr int K_STEP = W * KS * 32;
@@ -211,8 +174,8 @@ cudaError_t stream(const Product& p, bool chained, int processors, cudaStream_t 
   const cudaError_t problem =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (problem != cudaSuccess) return problem;
-  const dim3 grid(min((p.n + P::ROWS - 1) / P::ROWS, processors), (p.m + P::TOKENS - 1) / P::TOKENS);
-  return launch(kernel, grid, P::THREADS, shared, chained, on, p);
+  const dim3 grid(min((p.n + P::ROWS - 1) / P::ROWS, on.processors), (p.m + P::TOKENS - 1) / P::TOKENS);
+  return launch(kernel, grid, P::THREADS, shared, chained, stream, p);
 }
 
 }  // namespace fib

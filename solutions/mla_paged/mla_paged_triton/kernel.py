@@ -136,7 +136,7 @@ def mla_paged_decode(q_nope, q_pe, ckv_cache, kpe_cache, kv_indptr, kv_indices, 
         q_nope.stride(0), q_nope.stride(1), q_pe.stride(0), q_pe.stride(1),
         ckv_cache.stride(0), ckv_cache.stride(1), kpe_cache.stride(0), kpe_cache.stride(1), *part_strides,
         ROWS=rows, KEYS=keys, CKV=padded, KPE=max(16, triton.next_power_of_2(kpe)), WIDEN=WIDEN,
-        num_warps=8 if rows == 64 else 4, num_stages=2,
+        num_warps=8 if rows >= 32 else 4, num_stages=2,
     )  # fmt: skip
     if shares > 1:
         _join[(batch, heads)](
