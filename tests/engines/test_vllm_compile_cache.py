@@ -1,0 +1,83 @@
+"""Artifacts of vLLM's compiler in one cache folder: each set of adapters, and the stock engine, has its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.forge import forge
+
+pytestmark = pytest.mark.engine
+
+#: Marks of ops that only one of the two sets of adapters hooks.
+OWN, OTHER = {"norms": "rmsnorm", "linears": "gemm"}, {"norms": "gemm", "linears": "rmsnorm"}
+ADAPTERS = {"norms": "vllm.norm", "linears": "vllm.gemm"}
+#: Engine starts in their order. With one key for all, each would load what the first one left: the stock engine a graph
+#: with ops that it does not know, ``linears`` one whose linear layers are the engine's own.
+STARTS = ("norms", "stock", "linears", "norms again")
+
+
+@pytest.fixture(scope="module")
+def shared(drive, workspace, captured_llama) -> dict[str, Any]:
+    """Of each start: its tokens by mark, the artifacts that it added to the shared folder, and what it said."""
+    cache = workspace / "shared_vllm_cache"
+    forged = forge(captured_llama.dataset, workspace / "forged_shared_cache")
+    steps = [{"generate": mark or "right", "mark": mark} for mark in ("", "rmsnorm", "gemm")] + [{"status": "status"}]
+    found: dict[str, Any] = {}
+    for start in STARTS:
+        before = artifacts(cache)
+        adapters = ADAPTERS.get(start.split()[0])
+        # Nothing of vLLM's own differs between the starts: its variables are part of its key, too.
+        ours = {"FIB_ENABLE_APPLY": "1", "FIB_ADAPTERS": adapters} if adapters else {}
+        outcome = drive(
+            f"shared_{start.replace(' ', '_')}",
+            "llama",
+            steps,
+            eager=False,
+            dataset=forged,
+            VLLM_CACHE_ROOT=str(cache),
+            **ours,
+        )
+        found[start] = (outcome, artifacts(cache) - before)
+    return found
+
+
+def artifacts(cache: Path) -> frozenset[str]:
+    """Graphs that are kept whole, each in the folder of its key."""
+    return frozenset(path.parent.parent.name for path in cache.rglob("model") if path.is_file())
+
+
+def tokens(shared: dict[str, Any], start: str, mark: str = "right") -> list[list[int]]:
+    outcome = shared[start][0]
+    assert mark in outcome.results, outcome.log[-4000:]
+    return outcome.results[mark]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_right_solutions_and_none_answer_alike_whatever_is_in_the_folder(shared, captured_llama, start: str) -> None:
+    assert tokens(shared, start) == captured_llama.results["greedy"]
+
+
+@pytest.mark.parametrize("start", [start for start in STARTS if start != "stock"])
+def test_a_watermark_shows_exactly_where_its_adapter_is_on(shared, start: str) -> None:
+    hooked = start.split()[0]
+    assert tokens(shared, start, OWN[hooked]) != tokens(shared, start)
+    assert tokens(shared, start, OTHER[hooked]) == tokens(shared, start)
+
+
+@pytest.mark.parametrize("mark", ["rmsnorm", "gemm"])
+def test_the_stock_engine_gets_nothing_of_what_the_plugin_left(shared, mark: str) -> None:
+    assert tokens(shared, "stock", mark) == tokens(shared, "stock")
+    assert shared["stock"][0].results["status"] is None
+
+
+@pytest.mark.parametrize("start", ["norms", "stock", "linears"])
+def test_each_compiles_a_graph_of_its_own(shared, start: str) -> None:
+    assert len(shared[start][1]) == 1
+
+
+def test_the_same_adapters_find_their_graph_again(shared) -> None:
+    """And it runs their solutions: the marks of that start are looked at above."""
+    assert shared["norms again"][1] == frozenset()
