@@ -6,7 +6,8 @@ Phases, each written to the report as it ends, so that a call that is cut off lo
   capture   a traced engine decodes each batch; the linear layers' workloads are in the dataset
   compile   shipped solutions packed for what was captured, and compiled
   bench     benchmarked within --bench-budget, the passed ones trusted
-  decode    a stock engine and one with apply on, side by side, decode each batch in turns; greedy tokens compared
+  decode    a stock engine and one with apply on, side by side, decode each batch in turns
+  logprobs  greedy tokens of both, and their log-probabilities beside what stock differs from itself (gpu_logprobs.py)
 With --dataset the first three are left out and that dataset's measurements decide (its fib.lock: --lock). --work keeps
 dataset, compiled code and kernels, so that a second call is quicker. A ratio is stock's time over apply's: more than 1
 is a win. --tiny tries all of it on a CPU engine with a toy model.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_engine import engine
+from gpu_logprobs import judge
 from gpu_prepare import bench_all, compile_all
 
 from fib_plugin.compare.ratios import ratios
@@ -39,6 +41,8 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.9, "top_k": 50}
 ADAPTERS = "vllm.gemm,vllm.norm,vllm.activation"
 #: Decode steps of each batch while capturing: enough that these sizes are the most called ones.
 STEPS = 16
+#: Tokens in and out where log-probabilities are compared.
+SCORED = (16, 32)
 
 
 def main() -> None:
@@ -205,11 +209,10 @@ def compare(options: argparse.Namespace, stock: Worker, applied: Worker, report:
     if not options.tiny:
         # After the times: weights that tell tokens apart. A CPU engine has packed its own away.
         report.add("weights", weights=[worker.ask("redraw") for worker in (stock, applied)])
-    same = {}
+    agreement: dict[str, Any] = {}
     for batch in options.batches:
-        first, again, ours = (worker.ask("greedy", batch, 16, 32) for worker in (stock, stock, applied))
-        same[str(batch)] = {"apply": equal(first, ours), "stock twice": equal(first, again)}
-    report.add("tokens", greedy_tokens_equal=same)
+        agreement[str(batch)] = agree(stock, applied, batch, max(options.batches))
+        report.add(f"logprobs at {batch}", logprobs=agreement)
     status = applied.ask("status")
     ops = {name: {**line, "definitions": None} for name, line in status["ops"].items()}
     report.add(
@@ -222,14 +225,11 @@ def compare(options: argparse.Namespace, stock: Worker, applied: Worker, report:
     )
 
 
-def equal(first: list[list[int]], second: list[list[int]]) -> dict[str, int]:
-    """Tokens at the same place that are the same. In bfloat16, one that differs changes all that follow it."""
-    pairs = [pair for a, b in zip(first, second, strict=True) for pair in zip(a, b, strict=True)]
-    return {
-        "of": len(pairs),
-        "equal": sum(a == b for a, b in pairs),
-        "requests equal": sum(map(list.__eq__, first, second)),
-    }
+def agree(stock: Worker, applied: Worker, batch: int, most: int) -> dict[str, Any]:
+    """See gpu_logprobs.judge; at most ``most`` requests run at once."""
+    first, ours = (worker.ask("scored", batch, *SCORED, batch) for worker in (stock, applied))
+    others = {max(1, batch // 2), min(batch + 1, most)} - {batch} or {batch}
+    return judge(first, [stock.ask("scored", batch, *SCORED, together) for together in sorted(others)], ours)
 
 
 def facts() -> dict[str, Any]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpu_logprobs import Answer, answer
+
 from fib_plugin.compare.worker import Worker, answer_requests
 
 LLAMA_8B: dict[str, Any] = {
@@ -88,12 +90,15 @@ def serve(options: dict[str, Any]) -> None:
         **device,
     )
 
-    def generate(batch: int, tokens: int, length: int, sampling: dict[str, Any]) -> list[list[int]]:
-        chooser = random.Random(batch)
+    def drawn(batch: int, tokens: int, seed: int) -> list[dict[str, Any]]:
+        chooser = random.Random(seed)
         ids = range(5, config["vocab_size"] - 5)
-        prompts = [{"prompt_token_ids": chooser.choices(ids, k=tokens)} for _ in range(batch)]
+        return [{"prompt_token_ids": chooser.choices(ids, k=tokens)} for _ in range(batch)]
+
+    def generate(batch: int, tokens: int, length: int, sampling: dict[str, Any]) -> list[list[int]]:
         params = SamplingParams(max_tokens=length, ignore_eos=True, detokenize=False, **sampling)
-        return [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params, use_tqdm=False)]
+        outputs = llm.generate(drawn(batch, tokens, batch), params, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
     def decode(batch: int, tokens: int = 64, length: int = 128, sampling: dict[str, Any] | None = None) -> float:
         """ms per step."""
@@ -103,6 +108,16 @@ def serve(options: dict[str, Any]) -> None:
 
     def greedy(batch: int, tokens: int, length: int) -> list[list[int]]:
         return generate(batch, tokens, length, {"temperature": 0.0})
+
+    def scored(batch: int, tokens: int, length: int, together: int) -> Answer:
+        """Greedy, with log-probabilities; the batch's prompts in groups of ``together``, filled up with others."""
+        params = SamplingParams(max_tokens=length, ignore_eos=True, detokenize=False, temperature=0.0, logprobs=2)
+        prompts, outputs = drawn(batch, tokens, batch), []
+        for at in range(0, batch, together):
+            group = prompts[at : at + together]
+            filled = group + drawn(together - len(group), tokens, batch + 1)
+            outputs += llm.generate(filled, params, use_tqdm=False)[: len(group)]
+        return answer(outputs)
 
     def count(batch: int) -> Any:
         """Calls by definition and axes of a short generation."""
@@ -114,6 +129,7 @@ def serve(options: dict[str, Any]) -> None:
         "start": lambda: None,
         "decode": decode,
         "greedy": greedy,
+        "scored": scored,
         "count": count,
         "redraw": lambda: redraw(llm),
         "status": lambda: runtime().snapshot()["status"],

@@ -222,6 +222,7 @@ def serve(job: dict[str, Any]) -> None:
 
     gpu = torch.cuda.is_available()
     flags = raise_flags("cuda" if gpu else "cpu")
+    from gpu_logprobs import answer
     from vllm import LLM, SamplingParams
 
     began = time.monotonic()
@@ -259,19 +260,6 @@ def serve(job: dict[str, Any]) -> None:
     left["status"] = active.runtime.snapshot()["status"]
     plugin.deactivate()
     Path(job["out"]).write_text(json.dumps(left))
-
-
-def answer(outputs: Any) -> dict[str, Any]:
-    """Tokens, what each was worth, and by how much it led."""
-    found: dict[str, list[Any]] = {"tokens": [], "logprobs": [], "margins": []}
-    for output in outputs:
-        tokens = list(output.outputs[0].token_ids)
-        steps = output.outputs[0].logprobs
-        found["tokens"].append(tokens)
-        found["logprobs"].append([step[token].logprob for step, token in zip(steps, tokens, strict=True)])
-        best = [sorted((entry.logprob for entry in step.values()), reverse=True) for step in steps]
-        found["margins"].append([line[0] - line[1] for line in best])
-    return found
 
 
 if __name__ == "__main__":

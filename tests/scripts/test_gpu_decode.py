@@ -51,8 +51,32 @@ def test_a_report_that_cannot_be_read_is_written_anew(script: ModuleType, tmp_pa
     assert list(json.loads(file.read_text())) == ["decode"]
 
 
-def test_equal_tokens_are_counted_by_place_and_by_request(script: ModuleType) -> None:
-    assert script.equal([[1, 2], [3, 4]], [[1, 2], [3, 5]]) == {"of": 4, "equal": 3, "requests equal": 1}
+class Said:
+    """An engine that remembers what it was asked for."""
+
+    def __init__(self, off: float) -> None:
+        self.off = off
+        self.asked: list[tuple[object, ...]] = []
+
+    def ask(self, *what: object) -> dict[str, object]:
+        self.asked.append(what)
+        together = what[-1]
+        off = self.off + (0.01 if together != what[1] else 0.0)
+        return {"tokens": [[1, 2]], "logprobs": [[-1.0 - off, -2.0]], "margins": [[0.5, 0.5]]}
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "others"), [(1, 64, [2]), (4, 64, [2, 5]), (64, 64, [32]), (1, 1, [1])], ids=str
+)
+def test_stock_is_asked_again_in_batches_of_other_sizes(
+    script: ModuleType, batch: int, most: int, others: list[int]
+) -> None:
+    stock, applied = Said(0.0), Said(0.015)
+    found = script.agree(stock, applied, batch, most)
+    assert [asked[-1] for asked in stock.asked] == [batch, *others]
+    assert [asked[-1] for asked in applied.asked] == [batch]
+    assert found["ok"]
+    assert found["apply"]["max"] == 0.015
 
 
 def test_every_option_of_the_prepared_part_is_one_that_the_script_takes(
