@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import torch
+from fib_plugin.adapters.live.nesting import inside, within
 
 from fib_plugin import ops
 from fib_plugin.adapter import Adapter, Engine
@@ -21,15 +21,13 @@ FLASHINFER = Engine("flashinfer", ("flashinfer-python",))
 VERSIONS = ">=0.6.11,<0.8"
 
 
-_inside = threading.local()
-
-
 class LibraryAdapter(Adapter):
     """An adapter of the library.
 
     A serving engine's adapter sees the same op from above and knows more of it: where one is in place for a family,
     the library's adapter of that family neither counts nor substitutes, or a call would be there twice. It also keeps
-    out of calls that the library or a solution makes while one is looked at, and of those that a compiler traces.
+    out of calls that the library, an engine or a solution makes while an op is looked at (see live/nesting.py), of
+    whatever family, and of those that a compiler traces.
     """
 
     engine = FLASHINFER
@@ -48,7 +46,7 @@ class LibraryAdapter(Adapter):
     def ours(self) -> bool:
         """Whether a call is for this adapter to look at."""
         # A compiler that traces must come past nothing but this question.
-        if not self.live or torch.compiler.is_compiling() or getattr(_inside, "busy", False):
+        if not self.live or torch.compiler.is_compiling() or inside():
             return False
         # An engine's adapter comes into place when its module is imported, and only then.
         if len(sys.modules) != self._modules:
@@ -58,13 +56,7 @@ class LibraryAdapter(Adapter):
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The library's own op or a look at a call: what is called of the library meanwhile is not looked at."""
-        if torch.compiler.is_compiling() or getattr(_inside, "busy", False):
-            return call(*args, **kwargs)
-        _inside.busy = True
-        try:
-            return call(*args, **kwargs)
-        finally:
-            _inside.busy = False
+        return within(call, *args, **kwargs)
 
     def _covered(self) -> bool:
         placed = {target["adapter"] for target in self.runtime.describe_targets() if target["state"] == "patched"}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from fib_plugin.adapters.live.attention import LiveAttention, Step
 from fib_plugin.adapters.live.dtype import NAMES
+from fib_plugin.adapters.live.nesting import within
 from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source
 from fib_plugin.adapters.sglang.step import Steps, kv_pool, unsupported_batch, write_kv
 
@@ -29,6 +30,9 @@ def _both(backend: str, versions: str, params: tuple[str, ...]) -> tuple[Target,
         Target(f"{_BACKENDS}.{backend}.forward_decode", "decode", versions, params=params),
         Target(f"{_BACKENDS}.{backend}.forward_extend", "extend", versions, params=params),
     )
+
+
+_DECLINED = object()
 
 
 class _Call(NamedTuple):
@@ -97,9 +101,14 @@ class Attention(Adapter):
                 if asked or k is None or not self._expressible(call):
                     self.decline()
                 else:
-                    out = self._attend(decode, call)
-                    if out is not None:
+                    # A backend may make several calls of FlashInfer's, in parts that are other families.
+                    out = within(self._attend, decode, call)
+                    if out is _DECLINED:
+                        self.decline()
+                    elif out is not None:
                         return out
+                    else:
+                        return within(original, backend, q, k, v, layer, forward_batch, save_kv_cache, **more)
             return original(backend, q, k, v, layer, forward_batch, save_kv_cache, **more)
 
         return forward
@@ -111,17 +120,18 @@ class Attention(Adapter):
             known = self._layers[id(call.layer)] = (call.layer, fits)
         return known[1]
 
-    def _attend(self, decode: bool, call: _Call) -> torch.Tensor | None:
-        """The attention's result by a solution, the keys and values written; None when the engine's op must answer."""
+    def _attend(self, decode: bool, call: _Call) -> Any:
+        """The attention's result by a solution, the keys and values written; None when the engine's op must answer.
+
+        _DECLINED: it must, and no definition says what it does.
+        """
         layer = call.layer
         q = call.q.reshape(-1, layer.tp_q_head_num, layer.head_dim)
         if q.dtype not in NAMES or unsupported_batch(call.batch, decode, q.shape[0]):
-            self.decline()
-            return None
+            return _DECLINED
         step = self.steps.of(call.backend, layer, call.batch, decode)
         if step is None:
-            self.decline()
-            return None
+            return _DECLINED
         site = self.calls.site(step, q, layer.tp_k_head_num)
         result = site.attempt_shown((q.shape[0], step.length_class), self._shown, self._inputs, call, step, q)
         if result is None:
