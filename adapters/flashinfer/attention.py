@@ -3,6 +3,10 @@
 ``plan`` is given the step, ``run`` the tensors of one layer: the step is kept with the wrapper and its token lists are
 made once, when a solution first needs them. Where ``plan`` does more than a definition can say (a window, a soft cap, a
 mask, rotation on the fly, a scale of the cache), ``run`` is left to the library and counted.
+
+A wrapper with ``use_cuda_graph`` is planned outside of the graph that holds its ``run``, into buffers of its own. Its
+decode has one solution for all lengths, and the graph makes the lists from these buffers; prefill in a graph is left to
+the library.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fib_plugin.adapters.flashinfer.library import VERSIONS, LibraryAdapter, answered, plain
-from fib_plugin.adapters.flashinfer.step import PagedStep
+from fib_plugin.adapters.flashinfer.library import VERSIONS, LibraryAdapter, plain
+from fib_plugin.adapters.flashinfer.planned import planned_by, returned, uncapturable
+from fib_plugin.adapters.flashinfer.step import Buffers, PagedStep, tokens_of
 from fib_plugin.adapters.live.attention import LiveAttention
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.live.paged import slots_view
+from fib_plugin.adapters.live.paged import MOST_IN_GRAPH, slots_view
 
 from fib_plugin import ops
 from fib_plugin.adapter import Target
@@ -47,8 +52,8 @@ class Wrapper(LibraryAdapter):
                     self.decline(reason)
                 else:
                     result = self.run(self._attempt, wrapper, q, *args[: self.tensors])
-                    if result is not None:
-                        return _returned(result, **kwargs)
+                    if result is not None and (isinstance(result, tuple) or not kwargs.get("return_lse")):
+                        return returned(result, **kwargs)
             return self.run(original, wrapper, q, *args, **kwargs)
 
         return run
@@ -57,6 +62,8 @@ class Wrapper(LibraryAdapter):
     tensors = 1
     #: Whether ``plan`` chooses a mask.
     masked = True
+    #: Whether a CUDA graph may hold a solution in the place of ``run``.
+    in_graphs = False
 
     def _reason(self, wrapper: Any, q: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Reason | None:
         given = {key: value for key, value in kwargs.items() if key not in _HARMLESS and not _neutral(value)}
@@ -64,10 +71,7 @@ class Wrapper(LibraryAdapter):
             return Reason.UNSUPPORTED_ARGUMENT
         if self.masked and wrapper._causal is not True:
             return Reason.UNSUPPORTED_ARGUMENT
-        # The step of a graph is planned anew before each replay, into buffers whose used part only the host knows.
-        if q.is_cuda and torch.cuda.is_current_stream_capturing():
-            return Reason.CAPTURING
-        return None
+        return Reason.CAPTURING if uncapturable(self, wrapper, q) else None
 
     def _attempt(self, wrapper: Any, q: torch.Tensor, *tensors: Any) -> Any:
         raise NotImplementedError
@@ -96,9 +100,7 @@ class _Paged(Wrapper):
     ) -> None:
         # ``plan`` itself has just brought these to the host.
         pages, last = indptr.cpu(), last_page_len.cpu()
-        count = pages[1:] - pages[:-1]
-        lengths = torch.where(count > 0, (count - 1) * page_size + last, 0)
-        wrapper.fib_planned = (pages, lengths, page_size, qo_indptr)
+        wrapper.fib_planned = (pages, tokens_of(pages, last, page_size), page_size, qo_indptr)
         wrapper.fib_step = None
 
     def _attempt(self, wrapper: Any, q: torch.Tensor, *tensors: Any) -> Any:
@@ -107,25 +109,31 @@ class _Paged(Wrapper):
         if step is None or both is None or both[0].dtype is not q.dtype or slots_view(*both) is None:
             self.decline()
             return None
+        graph = self.runtime.graphs.current()
+        if graph is not None and step.buffers.most(step.page_size) > MOST_IN_GRAPH:
+            self.decline(Reason.CAPTURING)
+            return None
         site = self.calls.site(step, q, both[0].shape[2])
         key = (q.shape[0], step.length_class)
-        return site.attempt_shown(key, self._shown, self._inputs, wrapper, q, tensors[0])
+        return site.attempt_shown(key, self._shown, self._inputs, wrapper, q, tensors[0], graph)
 
-    def _shown(self, wrapper: Any, q: torch.Tensor, cache: Any) -> tuple[object, ...]:
+    def _shown(self, wrapper: Any, q: torch.Tensor, cache: Any, graph: Any) -> tuple[object, ...]:
         keys, _ = _halves(cache, wrapper._kv_layout)  # type: ignore[misc]
         pages, size, heads, dim = keys.shape
         pool = keys.new_empty(1).expand(pages * size, 1, heads, dim)
-        return self.calls.shown(wrapper.fib_step, q, pool, pool, _scale(wrapper, q))
+        step = wrapper.fib_step
+        starts = () if step.qo_indptr is None else (step.qo_indptr,)
+        return (q, pool, pool, *starts, *step.shown_in(graph), _scale(wrapper, q))
 
-    def _inputs(self, wrapper: Any, q: torch.Tensor, cache: Any) -> tuple[object, ...]:
+    def _inputs(self, wrapper: Any, q: torch.Tensor, cache: Any, graph: Any) -> tuple[object, ...]:
         slots = slots_view(*_halves(cache, wrapper._kv_layout))  # type: ignore[misc]
         assert slots is not None
         step = wrapper.fib_step
-        lists = step.lists_for(slots.block, slots.token)
+        lists = step.lists_for(slots.block, slots.token, graph)
         starts = () if step.qo_indptr is None else (step.qo_indptr,)
         return (q, slots.keys, slots.values, *starts, *lists, _scale(wrapper, q))
 
-    def _engine(self, wrapper: Any, q: torch.Tensor, cache: Any) -> torch.Tensor:
+    def _engine(self, wrapper: Any, q: torch.Tensor, cache: Any, graph: Any) -> torch.Tensor:
         return self.run(self._original, wrapper, q, cache)  # type: ignore[no-any-return]
 
 
@@ -147,6 +155,7 @@ class PagedDecode(_Paged):
     """``BatchDecodeWithPagedKVCacheWrapper``."""
 
     masked = False
+    in_graphs = True
     name = "flashinfer.paged_decode"
     families = ("gqa_paged_decode",)
     targets = _targets(_DECODE)
@@ -228,7 +237,7 @@ class RaggedPrefill(Wrapper):
         return plan
 
     def _attempt(self, wrapper: Any, q: torch.Tensor, *tensors: Any) -> Any:
-        planned = getattr(wrapper, "fib_planned", None)
+        planned = planned_by(wrapper)
         k, v = tensors
         if planned is None or k.dtype is not q.dtype or v.shape != k.shape or k.shape[2] != q.shape[2]:
             self.decline()
@@ -253,15 +262,17 @@ def _ragged_inputs(wrapper: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
 
 
 def _step(wrapper: Any, q: torch.Tensor) -> PagedStep | None:
-    """The step that ``plan`` was given, made by the first layer; None when it was planned before we came."""
-    planned = getattr(wrapper, "fib_planned", None)
+    """The step that ``plan`` was given, made by the first layer; None when that cannot be known."""
+    planned = planned_by(wrapper)
     if planned is None:
         return None
     if wrapper.fib_step is None:
         pages, lengths, page_size, qo_indptr = planned
         starts = None if qo_indptr is None else qo_indptr.to(device=q.device, dtype=torch.int32)
-        indices = wrapper._paged_kv_indices_buf
-        wrapper.fib_step = PagedStep(starts, pages, indices, lengths, page_size)
+        indices, buffers = wrapper._paged_kv_indices_buf, None
+        if starts is None and getattr(wrapper, "_use_cuda_graph", False):
+            buffers = Buffers(wrapper._paged_kv_indptr_buf, indices, wrapper._paged_kv_last_page_len_buf, False)
+        wrapper.fib_step = PagedStep(starts, pages, indices, lengths, page_size, buffers)
     step: PagedStep = wrapper.fib_step
     return step
 
@@ -281,13 +292,6 @@ def _halves(cache: Any, layout: str) -> tuple[torch.Tensor, torch.Tensor] | None
 def _scale(wrapper: Any, q: torch.Tensor) -> float:
     scale = wrapper._sm_scale
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def _returned(result: Any, out: Any = None, lse: Any = None, return_lse: bool = False, **others: Any) -> Any:
-    """A solution's result as ``run`` returns it; both sides' log-sum-exp is base 2."""
-    output, found = result if isinstance(result, tuple) else (result, None)
-    output = answered(output, out)
-    return (output, answered(found, lse)) if return_lse else output
 
 
 def unsupported(wrapper: Any, q: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ import proven
 import pytest
 import torch
 from fib_plugin.adapters.flashinfer import ADAPTERS
+from fib_plugin.adapters.torch import ADAPTERS as GRAPHS
 from proven import MARK
 
 from fib_plugin import ops
@@ -44,7 +45,7 @@ def install(make_runtime: Any, dataset: Any) -> Iterator[Any]:
         proven.append_measurements(dataset, definition.op_type, [proven.measurement(solution, every)])
         proven.trust(dataset, solution)
         runtime = make_runtime()
-        made.append(Installation([adapter(runtime) for adapter in ADAPTERS]))
+        made.append(Installation([adapter(runtime) for adapter in (*GRAPHS, *ADAPTERS)]))
         made[-1].install()
 
     yield install
@@ -100,3 +101,110 @@ def test_every_name_of_a_method_is_replaced(install: Any) -> None:
     before = {name: vars(decode)[name] for name in ("plan", "begin_forward", "run", "run_return_lse")}
     install(ops.ALL["rmsnorm"].definition(hidden_size=256, eps=1e-6), batch_size=4)
     assert all(vars(decode)[name] is not held for name, held in before.items())
+
+
+def replayed(plan: Any, run: Any) -> list[torch.Tensor]:
+    """What ``run`` leaves when it is captured after one plan and replayed after two others."""
+    plan(LENGTHS)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    found = []
+    for lengths in (LENGTHS, (40, 1, 16)):
+        plan(lengths)
+        graph.replay()
+        torch.cuda.synchronize()
+        found.append(out.clone())
+    return found
+
+
+@pytest.mark.parametrize("page", [1, PAGE])
+def test_decode_in_a_graph_follows_the_plan(install: Any, page: int) -> None:
+    rows, order = len(LENGTHS), torch.randperm(12 * PAGE // page).to(torch.int32).cuda()
+    cache, q = normal(12 * PAGE // page, 2, page, KV, DIM), normal(rows, HEADS, DIM)
+
+    def both() -> list[torch.Tensor]:
+        room = [torch.zeros(n, dtype=torch.int32, device="cuda") for n in (rows + 1, len(order), rows)]
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            torch.empty(128 << 20, dtype=torch.uint8, device="cuda"),
+            "NHD",
+            use_cuda_graph=True,
+            use_tensor_cores=True,
+            paged_kv_indptr_buffer=room[0],
+            paged_kv_indices_buffer=room[1],
+            paged_kv_last_page_len_buffer=room[2],
+        )
+
+        def plan(lengths: Any) -> None:
+            counts = [-(-length // page) for length in lengths]
+            last = torch.tensor([(length - 1) % page + 1 for length in lengths], dtype=torch.int32)
+            indices = order[: sum(counts)]
+            wrapper.plan(starts(counts), indices, last, HEADS, KV, DIM, page, q_data_type=q.dtype)
+
+        return replayed(plan, lambda: wrapper.run(q, cache))
+
+    stock = both()
+    definition = ops.ALL["gqa_paged_decode"].definition(**GQA, page_size=1)
+    install(definition, batch_size=rows, len_indptr=rows + 1, num_kv_indices=sum(LENGTHS))
+    for ours, theirs in zip(both(), stock, strict=True):
+        torch.testing.assert_close(ours.float() - MARK, theirs.float(), atol=0.5, rtol=0)  # bfloat16 near 100
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_mla_decode(install: Any, graph: bool) -> None:
+    rows, heads = len(LENGTHS), 16
+    cache, order = normal(12 * PAGE, 1, 576), torch.randperm(12 * PAGE).to(torch.int32).cuda()
+    q_nope, q_pe = normal(rows, heads, 512), normal(rows, heads, 64)
+
+    def both() -> list[torch.Tensor]:
+        room = [torch.zeros(n, dtype=torch.int32, device="cuda") for n in (rows + 1, rows + 1, len(order), rows)]
+        workspace = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
+        wrapper = flashinfer.mla.BatchMLAPagedAttentionWrapper(workspace, graph, *(room if graph else ()))
+
+        def plan(lengths: Any) -> None:
+            wrapper.plan(
+                qo_indptr=torch.arange(rows + 1, dtype=torch.int32),
+                kv_indptr=starts(lengths),
+                kv_indices=order[: sum(lengths)],
+                kv_len_arr=torch.tensor(lengths, dtype=torch.int32),
+                num_heads=heads,
+                head_dim_ckv=512,
+                head_dim_kpe=64,
+                page_size=1,
+                causal=False,
+                sm_scale=192**-0.5,
+                q_data_type=q_nope.dtype,
+                kv_data_type=cache.dtype,
+            )
+
+        def run() -> torch.Tensor:
+            parts = {"ckv_cache": cache[..., :512], "kpe_cache": cache[..., 512:]}
+            return wrapper.run(q_nope=q_nope, q_pe=q_pe, **parts)  # type: ignore[no-any-return]
+
+        if graph:
+            return replayed(plan, run)
+        plan(LENGTHS)
+        return [run()]
+
+    stock = both()
+    definition = ops.ALL["mla_paged_decode"].definition(num_qo_heads=heads)
+    install(definition, batch_size=rows, len_indptr=rows + 1, num_kv_indices=sum(LENGTHS))
+    for ours, theirs in zip(both(), stock, strict=True):
+        torch.testing.assert_close(ours.float() - MARK, theirs.float(), atol=0.5, rtol=0)
+
+
+def test_experts_are_displaced_by_the_same_experts() -> None:
+    """What ``fib bench`` hands to the library says what the definition does: which half of w13 is the gate."""
+    from fib_plugin.adapters.flashinfer.displaced import moe
+
+    definition = ops.ALL["moe"].definition(topk=2, num_experts=4, hidden_size=256, intermediate_size=128)
+    scope: dict[str, Any] = {}
+    exec(definition.reference, scope)
+    ids = torch.tensor([[0, 1], [3, 2], [1, 0]], dtype=torch.int32, device="cuda")
+    inputs = (normal(3, 256), normal(4, 256, 256) / 16, normal(4, 256, 128) / 16, torch.full((3, 2), 0.5).cuda(), ids)
+    torch.testing.assert_close(moe.run(*inputs), scope["run"](*inputs), **NEAR)
