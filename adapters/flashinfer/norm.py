@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from fib_plugin.adapters.flashinfer.library import VERSIONS, LibraryAdapter, answered
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.live.norm import LiveNorm
+from fib_plugin.adapters.live.norm import LiveNorm, write_back
 
 from fib_plugin.adapter import Target
 from fib_plugin.runtime import Runtime
@@ -34,7 +34,7 @@ class Norm(LibraryAdapter):
         super().__init__(runtime)
         self._originals: dict[str, Callable[..., Any]] = {}
         engine: dict[str, Callable[..., Any]] = {"rmsnorm": self._rmsnorm, "fused_add_rmsnorm": self._fused_add_rmsnorm}
-        self.calls = LiveNorm(runtime, self.name, engine)
+        self.calls = LiveNorm(runtime, self.name, engine, in_place=True)
 
     def displaced(self, definition: Definition) -> str:
         self.op_text = "fused_add_rmsnorm" if len(definition.inputs) == 3 else "rmsnorm"
@@ -77,7 +77,7 @@ class Norm(LibraryAdapter):
                 else:
                     result = self.run(self.calls.fused_add_rmsnorm, input, residual, weight, eps)
                     if result is not None:
-                        input.copy_(result[0]), residual.copy_(result[1])
+                        write_back(result, (input, residual))
                         return
             self.run(original, input, residual, weight, eps, enable_pdl)
 

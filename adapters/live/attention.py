@@ -174,6 +174,6 @@ class LiveAttention:
         return (q, k_cache, v_cache, step.qo_indptr, *lists, sm_scale)
 
 
-def _copied_back(result: Any) -> None:
+def _copied_back(result: Any, given: tuple[Any, ...]) -> None:
     output = result[0] if isinstance(result, tuple) else result
     torch.empty_like(output).copy_(output)

@@ -24,10 +24,18 @@ class LiveNorm:
 
     Args:
         engine: by family, the engine's op on the definition's inputs and eps, for probation.
+        in_place: whether the adapter writes results of fused_add_rmsnorm to where the engine's op does (write_back).
     """
 
-    def __init__(self, runtime: Runtime, adapter: str, engine: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        adapter: str,
+        engine: Mapping[str, Callable[..., Any]] | None = None,
+        in_place: bool = False,
+    ) -> None:
         self._runtime = runtime
+        self._in_place = in_place
         self._adapter = adapter
         self._engine = engine or {}
         self._plain: dict[int, _Known] = {}
@@ -81,8 +89,27 @@ class LiveNorm:
             definition = ops.ALL[family].definition(hidden_size=x.shape[-1], eps=eps, dtype=NAMES[x.dtype])
             engine = self._engine.get(family)
             original = None if engine is None else Original(lambda *inputs: engine(*inputs, eps))
+            if original is not None and self._in_place and family == "fused_add_rmsnorm":
+                original.finish, original.places = _finish, (0, 1)
             site = self._sites[key] = self._runtime.site(self._adapter, definition, original=original)
         # Other objects on the same memory may be made anew for each call: only a layer's own is worth knowing.
         if new or isinstance(weight, torch.nn.Parameter):
             objects[id(weight)] = (weight.data_ptr(), x.dtype, eps, site, plain, weight)
         return site, plain
+
+
+def write_back(result: tuple[torch.Tensor, torch.Tensor], inputs: tuple[Any, ...]) -> None:
+    """(normalised, sum) into (x, residual), the first two of ``inputs``; nothing moves where they are there already."""
+    (normalised, added), (x, residual, *_) = result, inputs
+    if normalised is x and added is residual:
+        return
+    if added.data_ptr() == x.data_ptr():
+        added = added.clone()
+    if normalised.data_ptr() != x.data_ptr():
+        x.copy_(normalised)
+    if added.data_ptr() != residual.data_ptr():
+        residual.copy_(added)
+
+
+def _finish(result: Any, inputs: tuple[Any, ...]) -> None:
+    write_back((result, inputs[0] + inputs[1]) if isinstance(result, torch.Tensor) else result, inputs)

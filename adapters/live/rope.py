@@ -97,7 +97,7 @@ def _copied(q: torch.Tensor, k: torch.Tensor, *others: Any) -> tuple[Any, ...]:
     return (q.contiguous().clone(), k.contiguous().clone(), *others)
 
 
-def _copied_back(result: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _copied_back(result: tuple[torch.Tensor, torch.Tensor], given: tuple[Any, ...]) -> None:
     # Adapters of in-place ops write a result to where the caller looks for it.
     for rotated in result:
         torch.empty_like(rotated).copy_(rotated)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.live.norm import LiveNorm
+from fib_plugin.adapters.live.norm import LiveNorm, write_back
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
@@ -36,6 +36,7 @@ class Norm(Adapter):
             runtime,
             self.name,
             {"rmsnorm": _engine_rmsnorm, "fused_add_rmsnorm": _engine_fused},
+            in_place=True,
         )
         #: Widths with a proven solution: only these leave a compiled graph.
         self.widths = {
@@ -48,10 +49,11 @@ class Norm(Adapter):
             runtime.note(f"{self.name}: stays in compiled graphs, which fuse it, unless FIB_ADAPTERS names {self.name}")
         self._plain_widths, self._fused_widths = self.widths["rmsnorm"], self.widths["fused_add_rmsnorm"]
         self.plain = opaque("rmsnorm(Tensor x, Tensor weight, float eps) -> Tensor", self._rmsnorm, _fake_rmsnorm)
+        # In place, as the engine's kernel: a graph whose size no solution wins at runs that kernel and copies nothing.
         self.fused = opaque(
-            "fused_add_rmsnorm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+            "fused_add_rmsnorm_(Tensor(a!) x, Tensor(b!) residual, Tensor weight, float eps) -> ()",
             self._fused_add_rmsnorm,
-            _fake_fused,
+            lambda *args: None,
         )
         self.tracing = runtime.tracing
         self.plain_seen = self.fused_seen = None
@@ -109,8 +111,10 @@ class Norm(Adapter):
                 weight = weight.data
                 if wins and residual is None:
                     return self.plain.call(x, weight, eps)
-                if wins:
-                    return self.fused.call(x, residual, weight, eps)
+                if wins and x is not residual:
+                    # The engine's op may overwrite both, too: no caller reads them again.
+                    self.fused.call(x, residual, weight, eps)
+                    return x, residual
                 return self._seen(original, norm, x, residual)
             if residual is None:
                 out: Any = self.calls.rmsnorm(x, weight, eps)
@@ -148,15 +152,9 @@ class Norm(Adapter):
         out = self.calls.rmsnorm(x, weight, eps) if self.live else None
         return _engine_rmsnorm(x, weight, eps) if out is None else out
 
-    def _fused_add_rmsnorm(
-        self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _fused_add_rmsnorm(self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
         out = self.calls.fused_add_rmsnorm(x, residual, weight, eps) if self.live else None
-        if out is not None:
-            return out
-        # An opaque op must not write its inputs, and the engine's kernel may.
-        form = torch.contiguous_format
-        return _engine_fused(x.clone(memory_format=form), residual.clone(memory_format=form), weight, eps)
+        write_back(_engine_fused(x, residual, weight, eps) if out is None else out, (x, residual))
 
 
 def _engine_rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -186,9 +184,3 @@ def _kernel(op: Any, x: torch.Tensor) -> Any:
 
 def _fake_rmsnorm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _fake_fused(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return _fake_rmsnorm(x, weight, eps), _fake_rmsnorm(residual, weight, eps)

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime, timezone
+from typing import Any
 
 from fib_plugin.build import Runnable
 from fib_plugin.dataset.environment import hardware
@@ -177,7 +178,7 @@ class Guard:
                 return
             reason = finding.reason
             if reason is None and solution.name not in self.out:
-                site.replace(key, entry, self._running(site, key, entry.axes, trial.runnable, config))
+                site.replace(key, entry, self._running(site, key, entry.axes, trial.runnable, config, trial.call))
             else:
                 reason = reason or Reason.QUARANTINED
                 site.replace(key, entry, Entry(entry.axes, None, None, reason.value))
@@ -191,9 +192,17 @@ class Guard:
             raise finding.error or ProbationError(f"solution {solution.name} on {entry.axes}: {finding.detail}")
 
     def _running(
-        self, site: Site, key: Hashable, axes: dict[str, int], runnable: Runnable, config: EvaluationConfig
+        self,
+        site: Site,
+        key: Hashable,
+        axes: dict[str, int],
+        runnable: Runnable,
+        config: EvaluationConfig,
+        call: Callable[..., Any] | None = None,
     ) -> Entry:
-        entry = Entry(axes, runnable.call, runnable.solution.name, "")
+        """``call`` is the form that a trial found right; without one the solution returns its outputs."""
+        call = runnable.call if call is None else call
+        entry = Entry(axes, call, runnable.solution.name, "")
         if any(self._watch) and site.original is not None:
 
             def recall(returned: bool) -> None:
@@ -204,7 +213,7 @@ class Guard:
                             entry.calls -= 1
                             entry.heir.calls += 1
 
-            entry.run = Watch(runnable.call, recall, *self._watch)
+            entry.run = Watch(call, recall, *self._watch, overwrites=call is not runnable.call)
         return entry
 
     def _retire(self, solution: str, reason: Reason) -> None:

@@ -35,7 +35,8 @@ def opaque(schema: str, body: Callable[..., Any], fake: Callable[..., Any]) -> O
     """The op of ``schema`` (``name(Tensor x) -> Tensor``), defined on first use, with ``body`` from now on.
 
     Args:
-        schema: torch schema without namespace; functional, since graphs may reorder it.
+        schema: torch schema without namespace. What is written is marked (``Tensor(a!) x``), for graphs may reorder
+            calls, and is written in place only where nothing else reads it: else the compiler makes a copy.
         body: gets real tensors, on CPU and CUDA.
         fake: gets fake tensors, returns tensors of the result's shape.
 

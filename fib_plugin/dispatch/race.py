@@ -44,6 +44,11 @@ class Race:
         self._layers: dict[tuple[int, ...], Arguments] = {}
         self._bytes = 0
 
+    def forget(self) -> None:
+        """Drops the times taken, for another form of the solution."""
+        self.solution_ns.clear()
+        self.original_ns.clear()
+
     def meet(self, inputs: Arguments) -> None:
         """Keeps the weights of the layer that was called."""
         if self._weights and len(self._layers) < _MOST_LAYERS:

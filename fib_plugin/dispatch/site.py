@@ -19,21 +19,25 @@ class Original:
             definition's outputs (the last ones may be left out), in memory of their own.
         prepare: copies what ``call`` overwrites; takes and returns the arguments. None: the arguments are left alone
             (but for inputs that the definition's evaluation config names as mutated). Not timed.
-        finish: what an adapter does with a solution's result that it does not do with the engine's, on a result;
-            counts as the solution's time.
+        finish: what an adapter does with a solution's result that it does not do with the engine's, on (result,
+            arguments of ``call``); counts as the solution's time.
+        places: inputs in whose place the engine's op leaves the outputs, in their order: there a solution that is given
+            its outputs may write, too, once a trial saw it do so rightly. Empty: the op returns its outputs.
     """
 
-    __slots__ = ("call", "finish", "prepare")
+    __slots__ = ("call", "finish", "places", "prepare")
 
     def __init__(
         self,
         call: Callable[..., Any],
         prepare: Make | None = None,
-        finish: Callable[[Any], Any] | None = None,
+        finish: Callable[[Any, tuple[Any, ...]], Any] | None = None,
+        places: tuple[int, ...] = (),
     ) -> None:
         self.call = call
         self.prepare = prepare
         self.finish = finish
+        self.places = places
 
 
 class Entry:

@@ -17,6 +17,7 @@ from fib_plugin.dispatch.budget import Budget
 from fib_plugin.dispatch.canary import Canary
 from fib_plugin.dispatch.graph_clock import NotCapturable
 from fib_plugin.dispatch.host_state import HostState
+from fib_plugin.dispatch.in_place import in_place
 from fib_plugin.dispatch.race import PAIRS, Race, SideError
 from fib_plugin.dispatch.reason import Reason
 from fib_plugin.dispatch.site import Entry, Make, Site
@@ -102,6 +103,9 @@ class Trial:
         self._samples = config.evaluator == "sampling"
         self._structural = family.structural if family is not None else ()
         self._names = list(site.definition.inputs)
+        places = site.original.places if site.original is not None else ()
+        #: The form of the solution that is judged, and that runs if it passes.
+        self.call = in_place(runnable, places, config.mutates) or runnable.call
         const = site.definition.const_axes
         specs = site.definition.inputs.values()
         self._race = Race([i for i, s in enumerate(specs) if s.shape and all(axis in const for axis in s.shape)])
@@ -158,6 +162,11 @@ class Trial:
         finally:
             # Serving must not notice: the random state above all.
             state.restore()
+        if problem is not None and self.call is not self.runnable.call:
+            # What cannot read and write the same memory may be right all the same.
+            self.call, self._compared = self.runnable.call, 0
+            self._race.forget()
+            return None
         finding = self._finding
         if problem is not None:
             finding.verdict, finding.reason, finding.detail, finding.error = problem
@@ -211,7 +220,7 @@ class Trial:
 
     def _run(self, *inputs: Any) -> Any:
         try:
-            return self.runnable.call(*inputs)
+            return self.call(*inputs)
         except Exception as error:
             raise _SolutionError from error
 
@@ -248,7 +257,7 @@ class Trial:
     def _time(self, make: Make | None, args: tuple[Any, ...], inputs: tuple[Any, ...], device: Any) -> bool:
         """Whether all times are there. A CPU is timed at every step; a GPU at the end, as it will run: in a graph."""
         assert self.site.original is not None
-        original, finish, call = self.site.original.call, self.site.original.finish, self.runnable.call
+        original, finish, call = self.site.original.call, self.site.original.finish, self.call
         if make is None:
             self._race.meet(inputs)
         last = self._compared + 1 >= self._steps
@@ -259,7 +268,7 @@ class Trial:
         def ours(*given: Any) -> None:
             result = call(*given) if make is None else call(*make(*given))
             if finish is not None:
-                finish(result)
+                finish(result, given)
 
         ours_may_write = make is None and self._config.mutates
         private = (self._private if ours_may_write else _as_they_are, self._private)
