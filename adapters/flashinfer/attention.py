@@ -20,7 +20,7 @@ from fib_plugin.adapters.flashinfer.planned import planned_by, returned, uncaptu
 from fib_plugin.adapters.flashinfer.step import Buffers, PagedStep, tokens_of
 from fib_plugin.adapters.live.attention import LiveAttention
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.live.paged import MOST_IN_GRAPH, slots_view
+from fib_plugin.adapters.live.paged import slots_view
 
 from fib_plugin import ops
 from fib_plugin.adapter import Target
@@ -110,7 +110,7 @@ class _Paged(Wrapper):
             self.decline()
             return None
         graph = self.runtime.graphs.current()
-        if graph is not None and step.buffers.most(step.page_size) > MOST_IN_GRAPH:
+        if graph is not None and not step.fits():
             self.decline(Reason.CAPTURING)
             return None
         site = self.calls.site(step, q, both[0].shape[2])

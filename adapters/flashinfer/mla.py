@@ -14,7 +14,7 @@ from fib_plugin.adapters.flashinfer.library import VERSIONS, LibraryAdapter, pla
 from fib_plugin.adapters.flashinfer.planned import planned_by, returned, uncapturable
 from fib_plugin.adapters.flashinfer.step import Buffers, PagedStep
 from fib_plugin.adapters.live.dtype import NAMES
-from fib_plugin.adapters.live.paged import MOST_IN_GRAPH, Slots, slots_view
+from fib_plugin.adapters.live.paged import Slots, slots_view
 
 from fib_plugin import ops
 from fib_plugin.adapter import Target
@@ -24,8 +24,8 @@ from fib_plugin.runtime import Runtime
 
 _WRAPPER = "flashinfer.mla:BatchMLAPagedAttentionWrapper"
 _LISTS = ("qo_indptr", "kv_indptr", "kv_indices", "kv_len_arr")
-_PLAN = (*_LISTS, "num_heads", "head_dim_ckv", "head_dim_kpe", "page_size", "causal", "sm_scale")
-_PLAN = (*_PLAN, "q_data_type", "kv_data_type", "use_profiler")
+_SIZES = ("num_heads", "head_dim_ckv", "head_dim_kpe", "page_size")
+_PLAN = (*_LISTS, *_SIZES, "causal", "sm_scale", "q_data_type", "kv_data_type", "use_profiler")
 _TENSORS = ("q_nope", "q_pe", "ckv_cache", "kpe_cache")
 #: Arguments of ``run`` that say where results go.
 _PLACES = ("out", "lse", "return_lse")
@@ -107,8 +107,7 @@ class Mla(LibraryAdapter):
             return None
         graph = self.runtime.graphs.current()
         step = _step(wrapper, planned)
-        roomy = graph is not None and step.buffers is not None and step.buffers.most(step.page_size) > MOST_IN_GRAPH
-        if roomy or uncapturable(self, wrapper, q_nope):
+        if uncapturable(self, wrapper, q_nope) or (graph is not None and not step.fits()):
             self.decline(Reason.CAPTURING)
             return None
         key = (q_nope.shape[1], q_nope.shape[2], q_pe.shape[2], q_nope.dtype)
@@ -129,7 +128,7 @@ class Mla(LibraryAdapter):
 def _planned(given: dict[str, Any]) -> _Planned | None:
     """The step of these arguments of ``plan``; None when it is no plain decode."""
     metadata = given.get("metadata")
-    lists = [given.get(name) if metadata is None else getattr(metadata, name, None) for name in _LISTS]
+    lists: list[Any] = [given.get(name) if metadata is None else getattr(metadata, name, None) for name in _LISTS]
     usual = {"output_scale": "none", "scale_mode": "default", "lse_mode": "base2", "output_dtype": given["q_data_type"]}
     asked = {name: given.get(name) for name in ("use_profiler", "skip_softmax", "use_sinks")}
     odd = any(given.get(name) not in (None, "none", value) for name, value in usual.items())
@@ -162,7 +161,7 @@ def _step(wrapper: Any, planned: _Planned) -> PagedStep:
 
 def _tensors(given: dict[str, Any]) -> list[torch.Tensor] | None:
     """(q_nope, q_pe, ckv_cache, kpe_cache), given one by one, in pairs or joined; None when they cannot be told."""
-    parts = [given.get(name) for name in _TENSORS]
+    parts: list[Any] = [given.get(name) for name in _TENSORS]
     if "query" in given and "kv_cache" in given:
         query, cache = given["query"], given["kv_cache"]
         if isinstance(query, torch.Tensor) or isinstance(cache, torch.Tensor):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from fib_plugin.adapters.live.attention import Step
+from fib_plugin.adapters.live.paged import MOST_IN_GRAPH
 
 from fib_plugin import ops
 from fib_plugin.capture.derived import Derived, Recipe
@@ -78,6 +79,10 @@ class PagedStep(Step):
             ),
             ((requests + 1,), (self.total,)),
         )
+
+    def fits(self) -> bool:
+        """Whether the list that a graph would make is not too long."""
+        return self.buffers is None or self.buffers.most(self.page_size) <= MOST_IN_GRAPH
 
     def shown_in(self, graph: Any) -> tuple[Any, Any]:
         """What ``shown`` returns; for a graph, what each replay can be written down from."""
