@@ -162,7 +162,7 @@ class Examiner:
         """Times of what seems to win, in processes that have run nothing yet; None where the displaced op failed.
 
         How fast a process is has to do with where its memory happens to lie, for as long as it lives, and a busy host
-        may be busy for one side: a win has to be seen twice. A trusted child, slow to start, has its sets laid out anew.
+        may be busy for one side: a win has to be seen twice. A trusted child, slow to start, gets its sets anew.
         """
         self._seating.drop(contender.seat)
         if baseline.seat.child.sandboxed:

@@ -29,7 +29,7 @@ def alike(count: int, neighbours: float, draw: np.random.Generator) -> _Array:
 
 
 def look(count: int, neighbours: float, ratio_true: float, draw: np.random.Generator) -> float:
-    """The lower end: the host drifts by 10% under both, each side has 2% of its own, and one burst in ten is held up."""
+    """The lower end: the host drifts by 10% under both, each side by 2% of its own, one burst in ten is held up."""
     drift = 0.1 * alike(count, 0.9, draw)
 
     def side() -> _Array:
