@@ -83,11 +83,12 @@ def take_over(own: Sequence[Any], shared: Sequence[Any], fresh: Fresh) -> None:
     import torch
 
     for place, (mine, theirs) in enumerate(zip(own, shared, strict=True)):
-        if fresh.rows is None:
+        changed = None if fresh.rows is None else fresh.rows.get(place, [])
+        if changed is None:
             if isinstance(mine, torch.Tensor):
                 mine.copy_(theirs)
-        elif place in fresh.rows:
-            rows = torch.tensor(fresh.rows[place])
+        elif changed:
+            rows = torch.tensor(changed)
             byte_rows(mine).index_copy_(0, rows.to(mine.device), byte_rows(theirs)[rows].to(mine.device))
 
 

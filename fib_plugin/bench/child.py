@@ -36,7 +36,9 @@ _MOST_THREADS = 4096
 # The scratch folder is no place to import from.
 _CODE = """import sys
 sys.path[:] = [path for path in sys.path if path]
+from fib_plugin.bench.serving import pin
 from fib_plugin.bench.worker import main
+pin(sys.argv[2], int(sys.argv[3]))
 main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 """
 
@@ -125,6 +127,7 @@ class Child:
         self._seen: set[int] = set()
         self._cause = ""
         self._resting = False
+        self._halted: set[int] = set()
         surroundings = environment(
             place.device, place.threads, self.scratch, "solution" if self.sandboxed else "referee"
         )
@@ -197,6 +200,9 @@ class Child:
     def _wake(self) -> None:
         if self._resting:
             self._resting = False
+            for pid in self._halted:
+                _send(pid, signal.SIGCONT)
+            self._halted.clear()
             self._signal(signal.SIGCONT)
 
     def _rest(self) -> None:
@@ -204,11 +210,21 @@ class Child:
         if self.sandboxed:
             self._resting = True
             self._signal(signal.SIGSTOP)
+            # What it started may have left its session; what is stopped starts no more.
+            while found := tree.running(self._process.pid) - self._halted:
+                for pid in found:
+                    _send(pid, signal.SIGSTOP)
+                self._halted |= found
 
     def _signal(self, number: signal.Signals) -> None:
         # It is not waited for before it is closed, so its number cannot be another's.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+    @property
+    def helpers(self) -> int:
+        """How many processes that it started were running when it last answered."""
+        return len(self._halted)
 
     @property
     def usable(self) -> bool:
@@ -310,6 +326,11 @@ def _start(
         cwd=scratch,
         env=surroundings,
     )
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 def _exit_cause(code: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fib_plugin import judge
@@ -38,8 +39,19 @@ def check_replaced(seat: Seat, key: str) -> None:
         raise Caught("patched", f"it replaced {', '.join(patched)} in its process")
 
 
-def check_conduct(case: Case, seat: Seat, key: str, solution: Solution) -> None:
-    """It does the same twice, and a solution that says it brings a kernel computes with that kernel."""
+def check_helpers(seat: Seat) -> None:
+    """No process is left running between calls: it could work on answers, or against others, when nobody looks."""
+    if seat.child.helpers:
+        raise Caught("leftover_threads", f"it leaves {seat.child.helpers} processes running after a call")
+
+
+def check_conduct(case: Case, seat: Seat, key: str, solution: Solution, first: Sequence[Any]) -> bool | None:
+    """It does the same twice, and a solution that says it brings a kernel computes with that kernel.
+
+    Returns whether the answer to the inputs of ``first``, which it returned before, is the same bit by bit. Sums in no
+    fixed order differ in the last bits, which is honest; by more than the tolerance it is no answer. None for samplers,
+    whose answers are to differ: no definition gives them a seed.
+    """
     trial = case.trials[0]
     language = solution.spec.language
     watched = language in _KERNELS
@@ -51,8 +63,18 @@ def check_conduct(case: Case, seat: Seat, key: str, solution: Solution) -> None:
         and not judge.outputs(case.definition, outputs, trial.expected[: len(outputs)], case.config.tolerance).passed
     ):
         raise Caught("nondeterministic", "the same inputs gave a wrong answer when they came again")
-    if not watched:
-        return
+    same = None
+    if case.config.evaluator == "elementwise":
+        same = judge.identical(outputs, first)
+        again = judge.outputs(case.definition, outputs, first, case.config.tolerance)
+        if not again.passed:
+            raise Caught("nondeterministic", f"two answers to the same inputs differ by more than allowed: {again.log}")
+    if watched:
+        _check_kernel(case, trial, seat, key, language, ran)
+    return same
+
+
+def _check_kernel(case: Case, trial: Trial, seat: Seat, key: str, language: Language, ran: wire.Ran) -> None:
     library = sorted(set(ran.library) & _LIBRARY)
     if library:
         raise Caught("library_call", f"it says {language.value} and calls {', '.join(library)} of torch")

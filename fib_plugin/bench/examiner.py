@@ -15,7 +15,7 @@ from typing_extensions import Self
 from fib_plugin.bench import wire
 from fib_plugin.bench.case import Case
 from fib_plugin.bench.child import ChildDied, ChildTimeout, Place
-from fib_plugin.bench.conduct import check_conduct, check_floor, check_replaced
+from fib_plugin.bench.conduct import check_conduct, check_floor, check_helpers, check_replaced
 from fib_plugin.bench.contender import Contender
 from fib_plugin.bench.contest import Times, take_times
 from fib_plugin.bench.forkserver import ServerLost
@@ -120,13 +120,16 @@ class Examiner:
         self._at = contender.seat
         if not contender.engine:
             check_replaced(contender.seat, contender.key)
-        verdict = try_out(case, contender)
+        tried = try_out(case, contender)
+        verdict = tried.verdict
         if contender.engine:
             self._right[case.workload.uuid, contender.key] = verdict.passed
         if not verdict.passed:
             return Outcome(verdict)
         if not contender.engine:
-            check_conduct(case, contender.seat, contender.key, solution)
+            check_helpers(contender.seat)
+            same = check_conduct(case, contender.seat, contender.key, solution, tried.first)
+            verdict = verdict if same is None else verdict.noting(deterministic=same)
         baseline = self._baseline(case, solution, displaced)
         # The engine's own op may keep what it derived from weights, as it does in the engine: they never change.
         check = None if contender.engine else TimedJudge(case, self._place.device)
@@ -141,6 +144,7 @@ class Examiner:
             return Outcome(timed)
         if check is not None:
             check_replaced(contender.seat, contender.key)
+            check_helpers(contender.seat)
             check_floor(case, self._place, median_ms(timed.solution))
             late = check.distribution() or check.again(contender.seat, contender.key)
             if late is not None:
@@ -240,7 +244,7 @@ class Examiner:
         """
         known = self._right.get((case.workload.uuid, contender.key))
         if known is None:
-            known = try_out(case, contender).passed
+            known = try_out(case, contender).verdict.passed
             self._right[case.workload.uuid, contender.key] = known
         return known
 

@@ -136,7 +136,7 @@ def main(descriptor: int, device: str, threads: int) -> None:
     if sys.platform == "linux":
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a dead child leaves comes here, to be ended
-    from fib_plugin.bench import oracle, sandbox, worker  # imports torch
+    from fib_plugin.bench import oracle, sandbox, serving, worker  # imports torch
 
     with contextlib.suppress(ImportError, RuntimeError):
         import pyseccomp  # looks for its library with a subprocess, which the sandbox would refuse  # noqa: F401
@@ -159,12 +159,10 @@ def main(descriptor: int, device: str, threads: int) -> None:
                 line.close()
                 _enter(request, output)
                 judges = request.role == "referee"
-                notes = sandbox.confine(
-                    Path(request.scratch),
-                    [Path(path) for path in request.readable],
-                    "cpu" if judges else device,
-                    request.memory,
-                )
+                place = "cpu" if judges else device
+                serving.pin(place, threads)
+                readable = [Path(path) for path in request.readable]
+                notes = sandbox.confine(Path(request.scratch), readable, place, request.memory)
                 if judges:
                     oracle.main(their_line, threads, notes)
                 worker.main(their_line, device, threads, notes)

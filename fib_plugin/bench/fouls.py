@@ -16,7 +16,7 @@ Foul = Literal[
     "input_written",
     "not_a_tensor",
     "late_work",  # what it returned changes afterwards
-    "leftover_threads",
+    "leftover_threads",  # or processes
     "nondeterministic",
     "patched",  # it replaced a function of torch, of the interpreter or of the benchmark
     "time_mismatch",  # its clock disagrees with the parent's

@@ -63,4 +63,4 @@ def main(descriptor: int, threads: int, notes: list[str] | None = None) -> None:
     if sys.platform == "linux":  # where Landlock does not, this keeps others of the same user out of its memory
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     torch.set_grad_enabled(False)
-    serving.run(lambda line: Oracle(line).answers, descriptor, "cpu", threads, notes)
+    serving.run(lambda line: Oracle(line).answers, descriptor, threads, notes)

@@ -40,6 +40,8 @@ _REFUSED = (
     *("init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff"),
     *("clock_settime", "settimeofday", "clock_adjtime", "adjtimex", "sethostname", "acct", "quotactl"),
 )
+#: More cores than the displaced op has would be a win that no engine sees.
+_REFUSED_ON_CPUS = ("sched_setaffinity",)
 
 
 def confine(scratch: Path, readable: Sequence[Path], device: str, memory_bytes: int | None) -> list[str]:
@@ -66,7 +68,7 @@ def confine(scratch: Path, readable: Sequence[Path], device: str, memory_bytes: 
     _limit(device, memory_bytes)
     if device != "cpu":
         notes += _start_device()
-    return notes + _filter_calls()
+    return notes + _filter_calls(_REFUSED if device != "cpu" else (*_REFUSED, *_REFUSED_ON_CPUS))
 
 
 def _interpreter() -> list[Path]:
@@ -140,7 +142,7 @@ def _start_device() -> list[str]:
     return []
 
 
-def _filter_calls() -> list[str]:
+def _filter_calls(refused: Sequence[str]) -> list[str]:
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError) as error:
@@ -152,7 +154,7 @@ def _filter_calls() -> list[str]:
     try:
         rules = module.SyscallFilter(module.ALLOW)
         rules.set_attr(module.Attr.CTL_TSYNC, 1)  # threads of torch as well
-        for name in _REFUSED:
+        for name in refused:
             with contextlib.suppress(ValueError, OSError):  # not a call of this architecture or library
                 rules.add_rule(module.ERRNO(errno.EPERM), name)
         # A process may be started (compilers are), not copied: a fork has neither of these flags.

@@ -31,21 +31,20 @@ Answers = Mapping[type, Callable[[Any], wire.Reply]]
 
 
 def run(
-    make: Callable[[socket.socket], Answers], descriptor: int, device: str, threads: int, notes: list[str] | None = None
+    make: Callable[[socket.socket], Answers], descriptor: int, threads: int, notes: list[str] | None = None
 ) -> None:
     """Serve on an inherited socket until it closes; then the process ends.
 
     Args:
         make: takes the line to the parent, returns the answers.
         descriptor: the socket.
-        device, threads: where the child works.
+        threads: of torch.
         notes: protections that its host lacks, for its first words.
     """
     if sys.platform == "linux":  # a parent that was killed cannot end us
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         faulthandler.enable()
-        _pin(device, threads)
         torch.set_num_threads(threads)
         torch.seed()
         line = socket.socket(fileno=descriptor)
@@ -102,8 +101,11 @@ def _own_frames(text: str) -> str:
     return "\n".join(head + rest)
 
 
-def _pin(device: str, threads: int) -> None:
-    """Use the same cores as the child that it takes turns with: on a busy host one core is not like another."""
+def pin(device: str, threads: int) -> None:
+    """Use the same cores as the child that it takes turns with: on a busy host one core is not like another.
+
+    To be called before the sandbox, which keeps a solution from having more cores than the op that it is held against.
+    """
     if device == "cpu" and hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         if threads < len(allowed):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _SWAPS = 4
+#: Of a tensor so many rows at least and at most get another element, and one for so many bytes of a set: whoever calls
+#: waits for it, and calls on large sets are slow.
+_FEWEST_ROWS, _MOST_ROWS, _BYTES_PER_ROW = 256, 8192, 8192
 _Rows = np.ndarray[Any, Any]
 
 
@@ -35,6 +38,7 @@ class TimingSets:
         for index in range(len(self.inputs)):
             self.refill(index)
         self._rows = [self._swappable(index) for index in range(len(self.inputs))]
+        self._bytes = self.layouts[0].size
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -54,21 +58,35 @@ class TimingSets:
             self.inputs[index] = own
             self.refill(index)
 
-    def touch(self, index: int, draw: np.random.Generator) -> dict[int, list[int]]:
-        """Swap a few rows of each tensor of numbers: as likely inputs as before, and other ones.
+    def touch(self, index: int, draw: np.random.Generator) -> dict[int, list[int] | None]:
+        """Swap a few rows of each tensor of numbers, and two elements of each row: as likely inputs as before.
 
-        Returns which rows of which inputs are other ones now.
+        Answers that were kept by row are wrong then, and whoever wants to know which ones must read all of a row. Of
+        tensors with very many rows only some change.
+
+        Returns which rows of which inputs are other ones now; None where it may be any.
         """
-        touched: dict[int, list[int]] = {}
+        touched: dict[int, list[int] | None] = {}
+        most = min(_MOST_ROWS, max(_FEWEST_ROWS, self._bytes // _BYTES_PER_ROW))
         for place, mine, shared in self._rows[index]:
+            rows, width = mine.shape
             swapped: set[int] = set()
-            for a, b in draw.integers(0, len(mine), (min(_SWAPS, len(mine)), 2)).tolist():
+            for a, b in draw.integers(0, rows, (min(_SWAPS, rows), 2)).tolist():
                 if a != b:
                     mine[[a, b]] = mine[[b, a]]
                     shared[a], shared[b] = mine[a], mine[b]
                     swapped |= {a, b}
+            if width > 1:
+                chosen = np.arange(rows) if rows <= most else np.unique(draw.integers(0, rows, most))
+                first = draw.integers(0, width, len(chosen))
+                second = (first + draw.integers(1, width, len(chosen))) % width
+                kept = mine[chosen, first]
+                mine[chosen, first] = mine[chosen, second]
+                mine[chosen, second] = kept
+                shared[chosen, first], shared[chosen, second] = mine[chosen, first], mine[chosen, second]
+                swapped |= set(chosen.tolist())
             if swapped:
-                touched[place] = sorted(swapped)
+                touched[place] = None if len(swapped) == rows else sorted(swapped)
         return touched
 
     def written(self, index: int) -> list[int]:
@@ -87,12 +105,14 @@ class TimingSets:
         self.blob.close()
 
     def _swappable(self, index: int) -> list[tuple[int, _Rows, _Rows]]:
-        """Of each tensor of numbers: its place, rows of the private copy and of the blob, as bytes."""
+        """Of each tensor of numbers: its place, rows of the private copy and of the blob, as integers of their size."""
         found = []
         for number, (place, mine) in enumerate(zip(self.layouts[index].inputs, self.inputs[index], strict=True)):
             if isinstance(place, TensorArg) and mine.is_floating_point() and mine.numel() > 1:
                 assert mine.is_contiguous()
-                found.append((number, byte_rows(mine).numpy(), byte_rows(self.blob.tensor(place)).numpy()))
+                kind = f"u{mine.element_size()}"
+                rows = byte_rows(mine).numpy().view(kind)
+                found.append((number, rows, byte_rows(self.blob.tensor(place)).numpy().view(kind)))
         return found
 
 

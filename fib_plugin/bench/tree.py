@@ -25,6 +25,11 @@ def below(root: int) -> set[int]:
     return found
 
 
+def running(root: int) -> set[int]:
+    """Descendants of ``root`` that have not ended, stopped ones among them."""
+    return {pid for pid in below(root) if state(pid) not in ("", "Z")}
+
+
 def threads(pid: int) -> int:
     """How many threads ``pid`` has; 0 when it is gone."""
     try:

@@ -6,6 +6,8 @@ What is right is known here, in the parent; the child has nothing but the inputs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fib_plugin import judge
 from fib_plugin.bench import wire
@@ -20,23 +22,33 @@ _DRAWING_S = 0.2
 _SLOW_CALL_S = 1.0
 
 
-def try_out(case: Case, contender: Contender) -> Verdict:
-    """Correctness on fresh inputs; the verdict carries the worst errors of all trials."""
-    verdicts = []
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The verdict, with the worst errors of all trials, and what was returned in the first one."""
+
+    verdict: Verdict
+    first: list[Any]
+
+
+def try_out(case: Case, contender: Contender) -> Tried:
+    """Correctness on fresh inputs."""
+    verdicts: list[Verdict] = []
+    first: list[Any] = []
     for trial in case.trials:
         trial.arm()
         ran = contender.seat.ask(wire.Run(contender.key, trial.name, trial.layout), wire.Ran)
         verdict = _judge(case, trial, ran, contender)
         if not verdict.passed:
-            return verdict
+            return Tried(verdict, first)
+        first = first or trial.outputs()[: len(ran.outputs)]
         if ran.changed_late and not contender.engine:
             raise Caught("late_work", "what it returned changed after it was returned")
         verdicts.append(verdict)
         if ran.seconds > _SLOW_CALL_S:  # such a solution has lost; spend no more on it than needed
             break
     if case.draws is not None:
-        return _judge_draws(case, case.draws, contender)
-    return _worst(verdicts, case)
+        return Tried(_judge_draws(case, case.draws, contender), first)
+    return Tried(_worst(verdicts, case), first)
 
 
 def _judge(case: Case, trial: Trial, ran: wire.Ran, contender: Contender) -> Verdict:
@@ -89,8 +101,4 @@ def _worst(verdicts: Sequence[Verdict], case: Case) -> Verdict:
 
 def _with_seeds(verdict: Verdict, case: Case) -> Verdict:
     """The seeds go on record once the run is judged, so that its inputs can be made again."""
-    correctness = verdict.correctness
-    if correctness is None:
-        return verdict
-    extra = {**(correctness.extra or {}), "seeds": list(case.seeds)}
-    return Verdict(verdict.status, correctness.model_copy(update={"extra": extra}), verdict.log)
+    return verdict.noting(seeds=list(case.seeds))

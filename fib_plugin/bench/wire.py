@@ -83,13 +83,13 @@ class Prepare(msgspec.Struct, tag=True, frozen=True):
 
 
 class Fresh(msgspec.Struct, frozen=True):
-    """A prepared set whose blob has changed: of each input (by its place) those rows, without ``rows`` all of it.
+    """A prepared set whose blob has changed: of each input (by its place) those rows; None stands for all of them.
 
     Rows are those of `fib_plugin.bench.blob.byte_rows`.
     """
 
     index: int
-    rows: dict[int, list[int]] | None = None
+    rows: dict[int, list[int] | None] | None = None
 
 
 class Burst(msgspec.Struct, tag=True, frozen=True):

@@ -228,4 +228,4 @@ def main(descriptor: int, device: str, threads: int, notes: list[str] | None = N
     def make(line: socket.socket) -> serving.Answers:
         return Worker(line, device, threads, snapshot()).answers
 
-    serving.run(make, descriptor, device, threads, notes)
+    serving.run(make, descriptor, threads, notes)

@@ -6,7 +6,7 @@ definition needs is ``evaluator`` of its `ops.EvaluationConfig`. `ratio` compare
 
 from __future__ import annotations
 
-from fib_plugin.judge.elementwise import outputs
+from fib_plugin.judge.elementwise import identical, outputs
 from fib_plugin.judge.form import TENSOR, Form, check_form, form_of
 from fib_plugin.judge.ratio import Ratio, median_ms, ratio
 from fib_plugin.judge.sampling import draws, even, levels
@@ -21,6 +21,7 @@ __all__ = [
     "draws",
     "even",
     "form_of",
+    "identical",
     "levels",
     "median_ms",
     "outputs",

@@ -63,6 +63,19 @@ def outputs(
     return Verdict(EvaluationStatus.PASSED, correctness)
 
 
+def identical(outputs: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether two calls returned the same, bit by bit: equal forms, and NaN of one kind for NaN."""
+    import torch
+
+    def as_bytes(value: torch.Tensor) -> torch.Tensor:
+        return value.detach().contiguous().reshape(-1).view(torch.uint8)
+
+    return len(outputs) == len(others) and all(
+        one.dtype == other.dtype and one.shape == other.shape and torch.equal(as_bytes(one), as_bytes(other))
+        for one, other in zip(outputs, others, strict=True)
+    )
+
+
 @dataclass(slots=True)
 class _Places:
     """How many elements are wrong, and the first few of them."""

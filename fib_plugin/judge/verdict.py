@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fib_plugin.schema import Correctness, EvaluationStatus
 
@@ -18,6 +19,13 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return self.status is EvaluationStatus.PASSED
+
+    def noting(self, **facts: Any) -> Verdict:
+        """The same with ``facts`` beside its errors, where it has any."""
+        if self.correctness is None:
+            return self
+        extra = {**(self.correctness.extra or {}), **facts}
+        return Verdict(self.status, self.correctness.model_copy(update={"extra": extra}), self.log)
 
 
 def wrong(log: str, correctness: Correctness | None = None) -> Verdict:

@@ -37,21 +37,23 @@ def bench(
     return run_bench(traces, progress=note, timeout=20.0, threads=1, cache=cache, save=False), problems
 
 
+def forked(parent: int) -> int:
+    """The first process below ``parent`` that is told to be a fork server, or was forked from one; 0 without any."""
+    found = [pid for pid in tree.below(parent) if tree.parent(pid) == parent]
+    return next((pid for pid in sorted(found) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()), 0)
+
+
 def server() -> int:
-    """The fork server: of this process's children the one that was told to be it; 0 while there is none."""
-    for pid in tree.below(os.getpid()):
-        if tree.parent(pid) == os.getpid() and b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    return 0
+    return forked(os.getpid())
 
 
 def first_child_of_the_server() -> int:
-    """The process of the reference, which is started before any solution's."""
+    """The process of the reference, which is started before any solution's, once it is at work."""
     deadline = time.monotonic() + 20.0
     while time.monotonic() < deadline:
-        at = server()
-        if at and (found := [pid for pid in tree.below(at) if tree.parent(pid) == at]):
-            return found[0]
+        if (at := server()) and (child := forked(at)):
+            time.sleep(0.3)
+            return child
         time.sleep(0.01)
     raise AssertionError("no reference process was started")
 

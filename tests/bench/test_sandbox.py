@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from bench_cases import NORM, solution
 
-from fib_plugin.bench import landlock, sandbox, wire
+from fib_plugin.bench import landlock, sandbox, tree, wire
 from fib_plugin.bench.child import Child, ChildDied, Place
 from fib_plugin.bench.forkserver import ForkServer
 from fib_plugin.bench.seat import Refused, Seat
@@ -55,6 +55,7 @@ def said(server: ForkServer, cache: Path, source: str, memory: int = FREE) -> st
     [
         pytest.param("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_STREAM)", marks=needs_seccomp),
         pytest.param("import os\nos.fork()", marks=needs_seccomp),
+        pytest.param("import os\nos.sched_setaffinity(0, range(os.cpu_count()))", marks=needs_seccomp),
         pytest.param("import os\nos.kill(os.getppid(), 9)", marks=needs_landlock),
         pytest.param("import os\nos.listdir('/tmp')", marks=needs_landlock),
         pytest.param("open('/proc/%d/mem' % __import__('os').getppid(), 'rb')", marks=needs_landlock),
@@ -177,3 +178,26 @@ def _with_environment(needle: bytes) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def test_what_a_resting_child_started_does_not_run_either(server: ForkServer, cache: Path) -> None:
+    candidate = solution(
+        "starter",
+        "import subprocess, sys\n\n\ndef run(x, weight):\n    return x\n\n\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'while True: pass'], start_new_session=True)\n",
+    )
+    folder = lay_down(candidate, cache)
+    child = Child(Place("cpu", 1, cache), server, FREE, [folder])
+    try:
+        seat = Seat(child, displaced=False)
+        seat.give(60.0)
+        seat.load(candidate, NORM, folder)
+        (left,) = tree.running(child._process.pid)
+        assert child.helpers == 1
+        deadline = time.monotonic() + 5.0
+        while tree.state(left) != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert tree.state(left) == "T"
+    finally:
+        child.close()
+    assert tree.state(left) in ("", "Z")

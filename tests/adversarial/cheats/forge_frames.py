@@ -1,5 +1,5 @@
 """Climbs the stack to the worker, wraps its answers, and divides every time that it reports."""
-# expect: status=RUNTIME_ERROR foul=patched,time_mismatch,too_fast,crashed definition=silu
+# expect: status=RUNTIME_ERROR foul=patched,time_mismatch,too_fast definition=silu
 import sys
 
 import msgspec
@@ -8,17 +8,10 @@ import torch
 _done = False
 
 
-def _shrunk(value):
-    if isinstance(value, float):
-        return value / 50
-    return [v / 50 for v in value] if isinstance(value, list) and value and isinstance(value[0], float) else value
-
-
 def _forged(honest):
     def answer(request):
         reply = honest(request)
-        fields = {n: _shrunk(getattr(reply, n)) for n in reply.__struct_fields__}
-        return msgspec.structs.replace(reply, **fields)
+        return msgspec.structs.replace(reply, ns=reply.ns / 50) if hasattr(reply, "ns") else reply
 
     return answer
 
