@@ -93,7 +93,7 @@ def compiled(plans: list[str], cache: Path | None) -> tuple[dict[str, Call], dic
 
 
 class Found:
-    """This device's part of the report; other devices' stay."""
+    """This device's part of the report; other devices' stay, as does what is not measured again of this one's."""
 
     def __init__(self, file: Path, problems: dict[str, str], header: bool) -> None:
         self.file = file
@@ -109,10 +109,14 @@ class Found:
             "date": datetime.now(timezone.utc).date().isoformat(),
             "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
             "problems": problems,
-            "products": [],
+            "products": self.whole.get("devices", {}).get(name, {}).get("products", []),
             "table": [],
         }
         self.whole.setdefault("devices", {})[name] = self.device
+
+    def add(self, line: dict[str, Any]) -> None:
+        others = [one for one in self.device["products"] if (one["op"], one["M"]) != (line["op"], line["M"])]
+        self.device["products"] = [*others, line]
 
     def write(self) -> None:
         times = {str(i): one["plans_us"] for i, one in enumerate(self.device["products"])}
@@ -180,7 +184,7 @@ def tune(name: str, rows: list[int], calls: Mapping[str, Call], found: Found, st
             "coarse_us": {plan: round(us / layers, 2) for plan, us in coarse.items()},
             "refused_or_wrong": problems,
         }
-        found.device["products"].append(line)
+        found.add(line)
         print(json.dumps({key: line[key] for key in ("op", "M", "cuBLAS_us", "ratio", "plans_us")}), flush=True)
 
 

@@ -153,7 +153,7 @@ def _merged(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = sorted(table, key=lambda row: (row["N"], row["K"], row["most_M"]))
     return [
         row
-        for row, after in zip(rows, [*rows[1:], {}], strict=True)
+        for row, after in zip(rows, [*rows[1:], *([{}] if rows else [])], strict=True)
         if [row[key] for key in ("N", "K", "plan")] != [after.get(key) for key in ("N", "K", "plan")]
     ]
 

@@ -64,6 +64,10 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
   const int m0 = blockIdx.y * P::TOKENS, rows = min(P::TOKENS, p.m - m0);
   const int k_first = rank * cut.share, k_count = max(min(cut.share, p.k - k_first), 0);
   const int steps = (k_count + KC - 1) / KC, all = (p.n + P::ROWS - 1) / P::ROWS;
+  // Clusters begin at different places of K: they run in step, and rows lie a power of two apart, so that all would ask
+  // the same few of the memory's channels at once.
+  const int turn = steps ? cluster % steps : 0;
+  auto turned = [&](int step) { return step + turn < steps ? step + turn : step + turn - steps; };
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < cut.stages; ++s) {
@@ -93,7 +97,7 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
       for (int step = 0; step < steps; ++step) {
         if (left-- == 0) await_rows();
         if (round > 0) await(empty + stage, (round - 1) & 1);
-        const int k = step * KC, bytes = min(KC, k_count - k) * 2;
+        const int k = turned(step) * KC, bytes = min(KC, k_count - k) * 2;
         if (lane == 0) arrive_and_expect(full + stage, count * bytes);
         __syncwarp();
         const __nv_bfloat16* from = p.b + k_first + k;
@@ -117,7 +121,7 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
       for (int step = 0; step < steps; ++step) {
         await(full + stage, round & 1);
         const unsigned char* mine = memory + cut.queue + stage * P::STAGE + g * P::PITCH + t * 16;
-        const int left = k_count - step * KC;
+        const int first = turned(step) * KC, left = k_count - first;
         auto add_group = [&](int c) {
           const int k = (c * W + warp) * 32;
           uint4 x[NT];
@@ -125,7 +129,7 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
           for (int j = 0; j < NT; ++j) {
             x[j] = make_uint4(0, 0, 0, 0);
             if (8 * j + g < rows) {
-              x[j] = *reinterpret_cast<const uint4*>(a + 8 * j * cut.pitch + (step * KC + k) * 2);
+              x[j] = *reinterpret_cast<const uint4*>(a + 8 * j * cut.pitch + (first + k) * 2);
             }
           }
 #pragma unroll
