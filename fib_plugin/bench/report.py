@@ -19,8 +19,7 @@ _LOG_LINES = 16
 _CAPTION = (
     "displaced: the op that a solution would replace, timed beside it; speedup over it, with the 95% interval;"
     " roof: share of the memory bandwidth (m) or arithmetic (c) that this machine was measured to reach;"
-    " timed: replays of a CUDA graph or calls in a row, on inputs that the last-level cache does not hold (cold) or may"
-    " hold (warm)"
+    " timed: replays of CUDA graphs or calls in a row, with inputs in the device's last cache (warm) or not (cold)"
 )
 #: What a build says besides the compiler's own words: its steps and command lines.
 _NOISE = re.compile(r"ninja|FAILED: |\[\d+/\d+\] |std(out|err):|\s*$|\S*(c\+\+|g\+\+|clang\+\+|nvcc)\S* -")
@@ -72,16 +71,20 @@ def axes_of(result: BenchResult) -> str:
 
 
 def _table(results: Sequence[BenchResult]) -> Table:
+    ways = list(dict.fromkeys(filter(None, map(_timed, results))))
     title = Text.assemble((results[0].definition.name, "bold"), f"  {axes_of(results[0])}")
+    if len(ways) == 1:
+        title.append(f"  timed: {ways[0]}", "dim")
     table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 1, 0, 0)
-    table.add_column("solution", overflow="fold")
+    table.add_column("solution", overflow="fold", min_width=10)
     table.add_column("status", no_wrap=True)
     for column in ("ms", "displaced", "speedup (95%)", "roof"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("timed", no_wrap=True)
+    if len(ways) > 1:  # some could be recorded into graphs, and some could not
+        table.add_column("timed")
     for result in results:
-        table.add_row(*_row(result))
+        table.add_row(*_row(result), *([_timed(result) or "-"] if len(ways) > 1 else []))
     return table
 
 
@@ -97,8 +100,13 @@ def _row(result: BenchResult) -> list[str]:
         f"{m.baseline_ms:.4f}" if compared else "-",
         f"{m.ratio:.2f}x ({m.ratio_low:.2f}-{high:.2f})" if compared else "-",
         f"{m.roof_ms / m.solution_ms:.0%} {m.bound[:1]}" if m.roof_ms and m.solution_ms else "-",
-        f"{_TIMED.get(m.timing, m.timing)} {m.cache}".strip() or "-",
     ]
+
+
+def _timed(result: BenchResult) -> str:
+    """``graph, cold``; empty where nothing was timed."""
+    m = result.measurement
+    return ", ".join(filter(None, (_TIMED.get(m.timing, m.timing), m.cache))) if m.solution_ms is not None else ""
 
 
 def _weather(results: Sequence[BenchResult]) -> Iterator[Text]:
