@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,6 +28,13 @@ _ROWS = {
     "end_to_end": "end to end",
     "late": "sent after its time",
 }
+
+
+class Sender(str, Enum):
+    """What sends a request and times its answer."""
+
+    OWN = "own"
+    VLLM = "vllm"
 
 
 def replay(
@@ -59,6 +67,9 @@ def replay(
         str, typer.Option("--body", help='Further fields of each request: \'{"temperature": 0.8, "top_p": 0.9}\'.')
     ] = "{}",
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that one answer may take.")] = 600.0,
+    client: Annotated[
+        Sender, typer.Option("--client", help="What sends and times a request: ours, or what `vllm bench serve` uses.")
+    ] = Sender.OWN,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Replay a request trace at an engine: real arrival times and lengths, random tokens. OPENAI_API_KEY is sent along.
@@ -87,9 +98,9 @@ def replay(
             _fail("--vocab is missing: how many token ids the model has (vocab_size in its config.json)", as_json)
         vocab = typer.prompt("How many token ids has the model (vocab_size in its config.json)?", type=int, err=True)
     options: dict[str, Any] = {"vocabulary": vocab, "seed": seed, "body": fields, "timeout": timeout}
-    summary = _run(url, model, arrivals, concurrency, options, as_json)
+    summary = _run(client, url, model, arrivals, concurrency, options, as_json)
     if as_json:
-        typer.echo(json.dumps({"trace": str(trace), "url": url, **summary.to_dict()}))
+        typer.echo(json.dumps({"trace": str(trace), "url": url, "client": client.value, **summary.to_dict()}))
     else:
         _show(summary)
     if summary.interrupted:
@@ -98,6 +109,7 @@ def replay(
 
 
 def _run(
+    sender: Sender,
     url: str,
     model: str | None,
     arrivals: list[Arrival],
@@ -108,6 +120,7 @@ def _run(
     try:
         from fib_plugin.replay.client import Client, EndpointError
         from fib_plugin.replay.replay import Replay
+        from fib_plugin.replay.vllm_client import VllmClient
     except ModuleNotFoundError as error:
         _fail(f"{error.name} is not installed (pip install 'fib-plugin[replay]')", as_json)
     errors = Console(stderr=True)
@@ -135,7 +148,8 @@ def _run(
 
     async def main() -> Summary:
         key = os.environ.get("OPENAI_API_KEY")
-        async with Client(url, model, api_key=key, notice=notice, **options) as client:
+        kind = VllmClient if sender is Sender.VLLM else Client
+        async with kind(url, model, api_key=key, notice=notice, **options) as client:
             with bar:
                 return await Replay(client, arrivals, concurrency=concurrency, progress=progress).run()
 

@@ -111,8 +111,8 @@ class Client:
         ids: list[int] = draw.integers(min(FIRST_ID, self._vocabulary - 1), self._vocabulary, length).tolist()
         return ids
 
-    def payload(self, number: int, arrival: Arrival) -> bytes:
-        """The request as it is sent."""
+    def payload(self, number: int, arrival: Arrival) -> Any:
+        """The request as ``send`` takes it."""
         return msgspec.json.encode(
             {
                 "model": self.model,
@@ -126,7 +126,7 @@ class Client:
             }
         )
 
-    async def send(self, payload: bytes, arrival: Arrival, began: float) -> Answer:
+    async def send(self, payload: Any, arrival: Arrival, began: float) -> Answer:
         """Sends one request and reads its answer to the end; failures are in the answer, only a cancel is raised.
 
         Args:

@@ -120,3 +120,37 @@ def test_ctrl_c_prints_the_summary_so_far_and_ends_with_130(trace: Path) -> None
     content = json.loads(stdout)
     assert content["interrupted"]
     assert (content["completed"], content["cut_off"], content["planned"]) == (3, 1, 4)
+
+
+def test_the_client_of_vllm_may_send_the_requests(trace: Path) -> None:
+    pytest.importorskip("vllm.benchmarks.lib.endpoint_request_func")
+    with FakeEndpoint() as endpoint:
+        result = fib_replay(
+            trace,
+            "--url",
+            endpoint.url,
+            "--vocab",
+            64,
+            "--scale-lengths",
+            0.1,
+            "--rate",
+            4,
+            "--client",
+            "vllm",
+            "--json",
+        )
+        sent = endpoint.requests
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert (content["client"], content["completed"], content["output_tokens"]) == ("vllm", 4, 10)
+    assert all("repetition_penalty" in request for request in sent)  # as only that client sends
+
+
+def test_the_client_of_vllm_without_vllm_is_an_error_with_its_remedy(
+    trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm.benchmarks.lib.endpoint_request_func", None)
+    with FakeEndpoint() as endpoint:
+        result = fib_replay(trace, "--url", endpoint.url, "--vocab", 64, "--client", "vllm", "--json")
+    assert result.exit_code == 2
+    assert "--client own" in json.loads(result.stdout)["error"]
