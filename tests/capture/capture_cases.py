@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ def numbers(root: Path) -> list[int]:
     return found
 
 
-def script(source: str, *arguments: object, **options: Any) -> subprocess.Popen[bytes]:
-    """Run a test's own script in a process with the package and this file at hand."""
+def script(source: str, *arguments: object, prefix: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+    """Run a test's own script in a process with the package and this file at hand; ``prefix`` starts it, if given."""
     paths = [str(REPOSITORY), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", source, *(str(argument) for argument in arguments)]
+    command = [*prefix, sys.executable, "-c", source, *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, env=env, **options)
 
 
