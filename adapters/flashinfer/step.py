@@ -71,7 +71,7 @@ class PagedStep(Step):
             qo_indptr,
             ops.ANY_LENGTH if buffers is not None else ops.length_class(self.total // max(1, requests)),
             lambda: self.lists_for(page_size, 1),
-            Recipe(
+            lambda: Recipe(
                 functools.partial(tokens_by_host, page_size),
                 pages=pages,
                 indices=indices[: int(pages[-1])],

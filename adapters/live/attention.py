@@ -25,24 +25,26 @@ class Step:
         qo_indptr: None when every request has one new token (decode).
         length_class: of the mean KV length (see OpSpec.point).
         make: makes (kv_indptr, kv_indices).
-        recipe: makes them on the writer's thread, for a call that is only written down; None: ``make`` is cheap.
+        recipe: returns what makes them on the writer's thread, for a call that is only written down, and is asked when
+            the first such call is made; None: ``make`` is cheap.
         shapes: of the two, if there is a recipe.
     """
 
-    __slots__ = ("_lists", "_make", "_recipe", "_shapes", "length_class", "qo_indptr")
+    __slots__ = ("_ask", "_lists", "_make", "_recipe", "_shapes", "length_class", "qo_indptr")
 
     def __init__(
         self,
         qo_indptr: torch.Tensor | None,
         length_class: int,
         make: Callable[[], tuple[torch.Tensor, torch.Tensor]],
-        recipe: Recipe | None = None,
+        recipe: Callable[[], Recipe] | None = None,
         shapes: tuple[tuple[int], tuple[int]] | None = None,
     ) -> None:
         self.qo_indptr = qo_indptr
         self.length_class = length_class
         self._make = make
-        self._recipe = recipe
+        self._ask = recipe
+        self._recipe: Recipe | None = None
         self._shapes = shapes
         self._lists: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -54,9 +56,18 @@ class Step:
 
     def shown(self) -> tuple[torch.Tensor, torch.Tensor] | tuple[Derived, Derived]:
         """What ``lists`` returns if that is cheap, else stand-ins that a record may hold but no solution can read."""
-        if self._recipe is None or self._shapes is None or self._lists is not None:
+        if self._ask is None or self._lists is not None:
             return self.lists()
-        return Derived(self._recipe, 0, self._shapes[0]), Derived(self._recipe, 1, self._shapes[1])
+        return self.derived()
+
+    def derived(self) -> tuple[Derived, Derived]:
+        """The two as the writer's thread makes them; for a step with a recipe."""
+        assert self._ask is not None
+        assert self._shapes is not None
+        recipe = self._recipe
+        if recipe is None:
+            recipe = self._recipe = self._ask()
+        return Derived(recipe, 0, self._shapes[0]), Derived(recipe, 1, self._shapes[1])
 
 
 def table_step(
@@ -67,15 +78,19 @@ def table_step(
 ) -> Step:
     """The step of an engine that keeps a block table (see slots_of); lengths are host tensors."""
     lengths = seq_lens.tolist()  # a sum by torch takes longer than one of some hundred numbers
-    total = sum(lengths)
-    # Columns of the table that no request has reached are not looked at.
-    used = block_table[: len(lengths), : -(-max(lengths, default=0) // block_size)]
+    requests, total = len(lengths), sum(lengths)
+
+    def recipe() -> Recipe:
+        # Columns of the table that no request has reached are not looked at; torch's slices take ten times as long.
+        used = block_table.numpy()[:requests, : -(-max(lengths, default=0) // block_size)]
+        return Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens)
+
     return Step(
         qo_indptr,
-        ops.length_class(total // max(1, len(lengths))),
+        ops.length_class(total // max(1, requests)),
         lambda: slots_of(block_table, seq_lens, block_size),
-        Recipe(functools.partial(slots_by_host, block_size), block_table=used, seq_lens=seq_lens),
-        ((len(lengths) + 1,), (total,)),
+        recipe,
+        ((requests + 1,), (total,)),
     )
 
 
@@ -130,16 +145,21 @@ class LiveAttention:
 
     def site(self, step: Step, q: torch.Tensor, num_kv_heads: int) -> Site:
         """The site for queries q [tokens, heads, head_dim] of this step."""
-        key = (step.qo_indptr is None, q.shape[1], num_kv_heads, q.shape[2], q.dtype)
+        _, heads, head_dim = q.shape
+        return self.site_of(step, heads, num_kv_heads, head_dim, q.dtype)
+
+    def site_of(self, step: Step, heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> Site:
+        """The site for queries of this shape, for an adapter that has not made a tensor of that shape yet."""
+        key = (step.qo_indptr is None, heads, num_kv_heads, head_dim, dtype)
         site = self._sites.get(key)
         if site is None:
             family = ops.ALL["gqa_paged_decode" if key[0] else "gqa_paged_prefill"]
             definition = family.definition(
-                num_qo_heads=q.shape[1],
+                num_qo_heads=heads,
                 num_kv_heads=num_kv_heads,
-                head_dim=q.shape[2],
+                head_dim=head_dim,
                 page_size=1,
-                dtype=NAMES[q.dtype],
+                dtype=NAMES[dtype],
             )
             site = self._sites[key] = self._runtime.site(self._adapter, definition, original=self._original)
         return site

@@ -81,7 +81,7 @@ class DeviceStep(Step):
             qo_indptr,
             ops.length_class(total // max(1, requests)),
             lambda: self.lists_for(block_size, 1),
-            self._recipe_of(columns),
+            lambda: self._recipe_of(columns),
             ((requests + 1,), (total,)),
         )
 

@@ -10,7 +10,7 @@ from fib_plugin.adapters.live.attention import Step
 from fib_plugin.adapters.live.paged import DeviceStep
 
 from fib_plugin import ops
-from fib_plugin.capture.derived import Derived, Recipe
+from fib_plugin.capture.derived import Recipe
 
 _POOL = "sglang.srt.mem_cache.memory_pool"
 #: Where ``get_is_capture_mode`` is, in newer and older versions.
@@ -63,15 +63,18 @@ class OwnStep(Step):
 
     def __init__(self, lists: tuple[torch.Tensor, torch.Tensor], requests: int, total: int, captured: bool) -> None:
         length_class = ops.ANY_LENGTH if captured else ops.length_class(total // max(1, requests))
-        recipe = Recipe(_used, kv_indptr=lists[0], kv_indices=lists[1])
-        super().__init__(None, length_class, lambda: lists, recipe, ((requests + 1,), (total,)))
+        super().__init__(
+            None,
+            length_class,
+            lambda: lists,
+            lambda: Recipe(_used, kv_indptr=lists[0], kv_indices=lists[1]),
+            ((requests + 1,), (total,)),
+        )
         self.captured = captured
 
     def shown(self) -> tuple[Any, Any]:
         """See Step; the shapes are those of the call, whatever the buffers' are."""
-        assert self._recipe is not None
-        assert self._shapes is not None
-        return Derived(self._recipe, 0, self._shapes[0]), Derived(self._recipe, 1, self._shapes[1])
+        return self.derived()
 
 
 def unsupported_batch(batch: Any, decode: bool, tokens: int) -> bool:

@@ -110,28 +110,32 @@ class CpuAttention(Adapter):
         output: torch.Tensor,
     ) -> bool:
         """Writes the solution's result into ``output``; False when the engine's op must answer."""
-        kv_heads, block_size = kv_cache.shape[-3:-1]
+        shape = kv_cache.shape
         step = getattr(metadata, "fib_step", None)
         if step is None:
-            step = metadata.fib_step = _step(metadata, block_size)
-        q = query[: metadata.num_actual_tokens].view(-1, impl.num_heads, impl.head_size)
-        site = self.calls.site(step, q, kv_heads)
-        call = _Call(impl, layer, query, key, value, kv_cache, metadata, output)
-        size = (q.shape[0], step.length_class)
-        result = site.attempt_shown(size, self._shown, self._inputs, call, step, q)
+            step = metadata.fib_step = _step(metadata, shape[-2])
+        # No view of the queries is made for a call that is only counted.
+        site = self.calls.site_of(step, impl.num_heads, shape[-3], impl.head_size, query.dtype)
+        size = (metadata.num_actual_tokens, step.length_class)
+        call = (impl, layer, query, key, value, kv_cache, metadata, output)
+        result = site.attempt_shown(size, self._shown, self._inputs, step, call)
         if result is None:
             return False
-        output[: q.shape[0]].view(q.shape).copy_(result[0] if isinstance(result, tuple) else result)
+        attended = result[0] if isinstance(result, tuple) else result
+        output[: metadata.num_actual_tokens].view(attended.shape).copy_(attended)
         return True
 
-    def _shown(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
+    def _shown(self, step: Step, passed: tuple[Any, ...]) -> tuple[object, ...]:
         # The pool's data plays no part in a choice or a record: only its shape does.
+        call = _Call(*passed)
         blocks, kv_heads, block_size = call.kv_cache.shape[-4:-1]
         pool = call.kv_cache.new_empty(1).expand(blocks * block_size, 1, kv_heads, call.impl.head_size)
-        return self.calls.shown(step, q, pool, pool, call.impl.scale)
+        return self.calls.shown(step, _queries(call), pool, pool, call.impl.scale)
 
-    def _inputs(self, call: _Call, step: Step, q: torch.Tensor) -> tuple[object, ...]:
+    def _inputs(self, step: Step, passed: tuple[Any, ...]) -> tuple[object, ...]:
         """The definition's inputs: the engine's blocks unpacked, since solutions read token-major keys and values."""
+        call = _Call(*passed)
+        q = _queries(call)
         head_size = call.impl.head_size
         if call.kv_cache.dim() == 5:
             _write(call)
@@ -139,13 +143,19 @@ class CpuAttention(Adapter):
         keys, values, indices = self.cache.unpack(isa, call.kv_cache, step.lists()[1], head_size, q.dtype)
         return self.calls.inputs(step, q, keys, values, call.impl.scale, indices)
 
-    def _engine(self, call: _Call, step: Step, q: torch.Tensor) -> torch.Tensor:
+    def _engine(self, step: Step, passed: tuple[Any, ...]) -> torch.Tensor:
         assert self._forward is not None
+        call = _Call(*passed)
         output = torch.empty_like(call.output)
         self._forward(
             call.impl, call.layer, call.query, call.key, call.value, call.kv_cache, call.metadata, output, None, None
         )
-        return output[: q.shape[0]].view(q.shape)
+        return output[: call.metadata.num_actual_tokens].view(_queries(call).shape)
+
+
+def _queries(call: _Call) -> torch.Tensor:
+    """[tokens, heads, head_size], without padding."""
+    return call.query[: call.metadata.num_actual_tokens].view(-1, call.impl.num_heads, call.impl.head_size)
 
 
 def _unsupported(impl: Any, metadata: Any) -> bool:

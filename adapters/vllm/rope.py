@@ -96,7 +96,10 @@ class Rope(Adapter):
                 widths = query.numel() // query.shape[0], key.numel() // key.shape[0]
                 self.seen.call(positions, rope.cos_sin_cache, *widths, query.dtype, rope.head_size, rope.is_neox_style)
             return None
-        cache = rope._match_cos_sin_cache_dtype(query)
+        # As the next method begins, without what asking a module for a buffer takes.
+        cache = rope._buffers.get("cos_sin_cache")
+        if cache is None or cache.dtype is not query.dtype or cache.device != query.device:
+            cache = rope._match_cos_sin_cache_dtype(query)
         if not torch.compiler.is_compiling():
             return self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)
         if wins:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SMALLEST = 16 << 10
 #: Bytes that are kept for use again.
 LIMIT = 64 << 20
+#: Of each size that was asked for, the bytes and the pieces that are made ready ahead.
+_READY_BYTES, _READY = 8 << 20, 32
 
 
 class HostPool:
@@ -32,12 +34,16 @@ class HostPool:
         self._bytes = 0
         #: By size, memory that nobody uses. Copies end wherever their last reader is, maybe within `copy`: no lock.
         self._free: dict[int, deque[memoryview]] = {}
+        #: Sizes that had to be made while the caller waited.
+        self._short: set[int] = set()
         self._lent: dict[int, tuple[weakref.ref[Any], memoryview]] = {}
 
-    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A contiguous copy of a host tensor."""
+    def copy(self, tensor: Any) -> Any:
+        """A contiguous copy of a host tensor, or of a numpy array, of the same kind."""
         import numpy
 
+        if type(tensor) is numpy.ndarray:
+            return tensor.copy()
         kind = _kinds().get(tensor.dtype)
         size = tensor.nbytes
         if kind is None or not size or not tensor.is_cpu or tensor.requires_grad:
@@ -47,7 +53,7 @@ class HostPool:
         if lacking and not contiguous:
             return _by_torch(tensor)
         if size < SMALLEST and not lacking:
-            return _torch().from_numpy(tensor.numpy().copy())  # type: ignore[no-any-return]
+            return _torch().from_numpy(tensor.numpy().copy())
         array = self._array(size, like)
         shape = tensor.shape
         if len(shape) != 1:
@@ -57,7 +63,23 @@ class HostPool:
             _move()(made.data_ptr(), tensor.data_ptr(), size)
         else:
             numpy.copyto(array, tensor.numpy())
-        return made.view(tensor.dtype) if lacking else made  # type: ignore[no-any-return]
+        return made.view(tensor.dtype) if lacking else made
+
+    def prepare(self) -> None:
+        """On the writer's thread, once a second: memory at hand for the sizes that copies had to wait for.
+
+        Its pages are written to here: where the caller does that, the system takes longer to find them than it takes
+        to copy.
+        """
+        while self._short:
+            space = self._short.pop()
+            free = self._free.setdefault(space, deque())
+            for _ in range(min(_READY, max(1, _READY_BYTES // space)) - len(free)):
+                if self._bytes + space > self._limit:
+                    return
+                fresh = self._fresh(space)
+                ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(fresh)), 0, space)
+                free.append(fresh)
 
     def _array(self, size: int, dtype: Any) -> Any:
         """One dimension of ``size`` bytes; its memory comes back when the array and all views of it are gone."""
@@ -69,17 +91,23 @@ class HostPool:
         try:
             buffer = self._free[space].pop()
         except (KeyError, IndexError):
+            self._short.add(space)
             if self._bytes + space > self._limit:
                 return numpy.empty(size // dtype.itemsize, dtype)
-            fresh: Any = numpy.empty(space, numpy.uint8)
-            buffer = memoryview(fresh)
-            self._bytes += space
+            buffer = self._fresh(space)
             self._free.setdefault(space, deque())
         # Of a memoryview, not of an array: numpy's views refer to the first owner and would outlive what is watched.
         lent = numpy.frombuffer(buffer, dtype, size // dtype.itemsize)
         watch = weakref.ref(lent, self._back)
         self._lent[id(watch)] = (watch, buffer)
         return lent
+
+    def _fresh(self, space: int) -> memoryview:
+        import numpy
+
+        self._bytes += space
+        fresh: Any = numpy.empty(space, numpy.uint8)
+        return memoryview(fresh)
 
     def _back(self, watch: Any) -> None:
         _, buffer = self._lent.pop(id(watch))

@@ -105,24 +105,25 @@ class Recorder:
             raise ValueError(f"{plan.definition.name} has {len(values)} inputs, the call {len(inputs)}")
         if plan.looked_at:
             values = values.copy()
-            tensors: dict[str, Any] = {}
+            tensors: dict[Hashable, Any] = {}
             derived: dict[str, Derived] | None = None
             for place, name, number in plan.looked_at:
                 value = inputs[place]
-                if number and not getattr(value, "is_cuda", False):
+                if number and (isinstance(value, (bool, int, float)) or not getattr(value, "is_cuda", False)):
                     values[name] = value if isinstance(value, (bool, int, float)) else float(value)
                 elif type(value) is Derived:
                     derived = derived or {}
                     derived[name] = value
+                    _add_sources(tensors, value.recipe)
                 elif value is not None:  # a number that is on the device, too: to read it would wait for the device
                     tensors[name] = value
-            if derived is not None:
-                tensors |= _sources(derived)
             shot = self._snapshots.take(tensors)
             if isinstance(shot, Loss):
                 return shot
             ready, copies = shot.ready, shot.inputs
-            values.update(copies if derived is None else _with_copies(derived, copies))
+            if derived is not None:
+                _make_of_copies(derived, copies)
+            values.update(copies)
         displaced = self._displaced(adapter, plan.definition)
         return Record(plan.definition, displaced, axes, values, ready, functools.partial(plan.settled, serial))
 
@@ -172,21 +173,20 @@ class Recorder:
                 log.warning("capture: %s failed and is tried again each second: %r", part.__qualname__, error)
 
 
-def _sources(derived: dict[str, Derived]) -> dict[str, Any]:
-    """What the recipes are made of, by names that no input has."""
-    recipes = {id(value.recipe): value.recipe for value in derived.values()}
-    return {f"{number}:{key}": each for number, recipe in recipes.items() for key, each in recipe.sources.items()}
+def _add_sources(tensors: dict[Hashable, Any], recipe: Recipe) -> None:
+    """What the recipe is made of, by names that no input has."""
+    number = id(recipe)
+    for key, source in recipe.sources.items():
+        tensors[number, key] = source
 
 
-def _with_copies(derived: dict[str, Derived], copies: dict[str, Any]) -> dict[str, Any]:
-    """The record's inputs, the derived ones to be made of copies of their sources."""
-    own = dict(copies)
+def _make_of_copies(derived: dict[str, Derived], copies: dict[Hashable, Any]) -> None:
+    """Puts the derived inputs, to be made of the copies of their sources, in the place of these copies."""
     recipes: dict[int, Recipe] = {}
     for name, value in derived.items():
         number = id(value.recipe)
         recipe = recipes.get(number)
         if recipe is None:
-            sources = {key: own.pop(f"{number}:{key}") for key in value.recipe.sources}
+            sources = {key: copies.pop((number, key)) for key in value.recipe.sources}
             recipe = recipes[number] = Recipe(value.recipe.make, **sources)
-        own[name] = Derived(recipe, value.index, value.shape)
-    return own
+        copies[name] = Derived(recipe, value.index, value.shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Shot:
     """The tensors of one call in host memory that nobody else writes to; to be read once ``ready`` returns True."""
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[Hashable, Any]
     ready: Callable[[], bool] | None
 
 
@@ -65,18 +65,19 @@ class Snapshots:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Once a second on the writer's thread: pin memory as soon as this process uses a device, not before."""
+        """Once a second on the writer's thread: memory to copy to, pinned as soon as this process uses a device."""
         import sys
 
+        self._host.prepare()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             self._pool.prepare()
 
-    def take(self, tensors: Mapping[str, torch.Tensor]) -> Shot | Loss:
-        """Copies of the tensors, those on a device still on their way; or why there are none."""
+    def take(self, tensors: Mapping[Hashable, Any]) -> Shot | Loss:
+        """Copies of the tensors (or numpy arrays), those on a device still on their way; or why there are none."""
         if not tensors:
             return Shot({}, None)
-        groups: dict[torch.device, list[str]] = {}
+        groups: dict[torch.device, list[Hashable]] = {}
         for name, tensor in tensors.items():
             if _on_device(tensor):
                 groups.setdefault(tensor.device, []).append(name)
@@ -87,7 +88,7 @@ class Snapshots:
             return Loss.GRAPH_CAPTURE
         import torch
 
-        inputs: dict[str, torch.Tensor] = {}
+        inputs: dict[Hashable, Any] = {}
         for name, tensor in tensors.items():
             if _on_device(tensor):
                 inputs[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
@@ -212,8 +213,8 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _on_device(tensor: torch.Tensor) -> bool:
-    return tensor.is_cuda
+def _on_device(tensor: Any) -> bool:
+    return getattr(tensor, "is_cuda", False)  # an array of numpy is on the host
 
 
 def _capturing() -> bool:

@@ -89,3 +89,33 @@ def test_memory_that_is_kept_has_a_limit() -> None:
     assert len(pool._lent) == 3
     assert all(torch.equal(copy, numbers()) for copy in copies)
     assert LIMIT <= 64 << 20
+
+
+def test_a_size_that_a_copy_had_to_wait_for_is_at_hand_from_the_next_beat_on(pool: HostPool) -> None:
+    first = pool.copy(numbers())
+    assert not pool._free[SMALLEST]
+    pool.prepare()
+    ready = len(pool._free[SMALLEST])
+    assert ready > 1
+    second = pool.copy(numbers())
+    assert len(pool._free[SMALLEST]) == ready - 1
+    assert torch.equal(first, second)
+    assert first.data_ptr() != second.data_ptr()
+
+
+def test_memory_is_made_ready_for_sizes_that_were_asked_for_up_to_the_limit() -> None:
+    pool = HostPool(limit=3 * SMALLEST)
+    pool.prepare()
+    assert not pool._free
+    copies = [pool.copy(numbers()) for _ in range(2)]
+    pool.prepare()
+    pool.prepare()
+    assert len(copies) + len(pool._free[SMALLEST]) == 3
+
+
+def test_an_array_of_numpy_is_copied_too(pool: HostPool) -> None:
+    table = torch.arange(12, dtype=torch.int32).view(3, 4)
+    copy = pool.copy(table.numpy()[:2, :3])
+    table.zero_()
+    assert copy.tolist() == [[0, 1, 2], [4, 5, 6]]
+    assert copy.flags.c_contiguous
