@@ -56,7 +56,8 @@ def main(model: str, rounds: int, batch: int, tokens: int) -> None:
 
     def served(number: int, odd: bool | None) -> list[tuple[float, float]]:
         """Seconds of each step, by the wall and of this thread; hooks work in every other one, None: in all."""
-        engine, took = llm.llm_engine, []
+        engine = llm.llm_engine
+        took: list[tuple[float, float]] = []
         for index, prompt in enumerate(prompts):
             engine.add_request(f"{number}-{index}", prompt, params)
         while engine.has_unfinished_requests():

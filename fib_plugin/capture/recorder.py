@@ -100,7 +100,8 @@ class Recorder:
     def _copy(
         self, plan: Plan, adapter: str, axes: dict[str, int], inputs: tuple[Any, ...], serial: int
     ) -> Record | Loss:
-        values, ready = plan.blank, None
+        values: dict[Any, Any] = plan.blank
+        ready: Callable[[], bool] | None = None
         if len(inputs) != len(values):
             raise ValueError(f"{plan.definition.name} has {len(values)} inputs, the call {len(inputs)}")
         if plan.looked_at:
