@@ -15,6 +15,8 @@ class Contender:
     solution: Solution
     seat: Seat
     key: str
+    #: What an engine's op needs once a workload before its calls (its ``plan``), apart from their times; None: nothing.
+    setup_ms: float | None = None
 
     @property
     def engine(self) -> bool:

@@ -46,6 +46,8 @@ class Outcome:
     #: How it was timed: "graph" for replays of CUDA graphs, or "plain" calls.
     timing: str = ""
     conditions: Conditions = NOTHING_KNOWN
+    #: What the displaced op prepares once a workload, before its calls.
+    baseline_setup_ms: float | None = None
 
 
 class Examiner:
@@ -151,14 +153,14 @@ class Examiner:
                 return Outcome(late)
         if baseline is None:
             return Outcome(verdict, median_ms(timed.solution), timing=timed.timing, conditions=timed.conditions)
-        outcome = _compared(verdict, timed, baseline.solution)
+        outcome = _compared(verdict, timed, baseline)
         assert outcome.ratio is not None
         if outcome.ratio.low <= 1.0:
             return outcome
         again = self._look_again(case, contender, baseline, check)
         if isinstance(again, Verdict):
             return Outcome(again)
-        return _less(outcome, _compared(verdict, again, baseline.solution) if again is not None else None)
+        return _less(outcome, _compared(verdict, again, baseline) if again is not None else None)
 
     def _look_again(
         self, case: Case, contender: Contender, baseline: Contender, check: TimedJudge | None
@@ -216,9 +218,10 @@ class Examiner:
                 found = self._build(case, candidate)
                 if self._computes(case, found):
                     found.seat.prepare(case.sets(found.seat.displaced))
-                    for toll in (False, True) if not found.seat.child.sandboxed else (False,):
-                        found.seat.ask(wire.Burst(key, 0, 1, toll), wire.Sampled)
-                    return found
+                    first = found.seat.ask(wire.Burst(key, 0, 1), wire.Sampled)
+                    if not found.seat.child.sandboxed:
+                        found.seat.ask(wire.Burst(key, 0, 1, toll=True), wire.Sampled)
+                    return replace(found, setup_ms=first.setup_ns / 1e6 if first.setup_ns else None)
             except (BuildError, Refused):
                 self._unusable.add(key)
             except (ChildDied, ChildTimeout):
@@ -249,9 +252,11 @@ class Examiner:
         return known
 
 
-def _compared(verdict: Verdict, timed: Times, baseline: Solution) -> Outcome:
+def _compared(verdict: Verdict, timed: Times, baseline: Contender) -> Outcome:
     found = ratio(timed.solution, timed.baseline, timed.toll)
-    return Outcome(verdict, median_ms(timed.solution), found, baseline, timed.timing, timed.conditions)
+    return Outcome(
+        verdict, median_ms(timed.solution), found, baseline.solution, timed.timing, timed.conditions, baseline.setup_ms
+    )
 
 
 def _less(first: Outcome, second: Outcome | None) -> Outcome:

@@ -43,7 +43,7 @@ def show(console: Console, results: Sequence[BenchResult], log_lines: int | None
         console.print(_table(group))
     if any(result.measurement.solution_ms is not None for result in results):
         console.print(Text(_CAPTION, style="dim"), soft_wrap=True)
-    for line in (*_weather(results), *_doubts(results)):
+    for line in (*_weather(results), *_setups(results), *_doubts(results)):
         console.print(line, soft_wrap=True, highlight=False)
     alone = dict.fromkeys(
         one.definition.name for one in results if one.measurement.ratio is not None and not _compared(one)
@@ -126,6 +126,14 @@ def _weather(results: Sequence[BenchResult]) -> Iterator[Text]:
         told.append(f"busy: up to {held:.0%} of the time no core was free, which widens the intervals")
     if told:
         yield Text(f"machine: {', '.join(told)}", style="dim")
+
+
+def _setups(results: Sequence[BenchResult]) -> Iterator[Text]:
+    """What displaced ops prepare outside of their times."""
+    took = [ms for result in results if (ms := result.measurement.baseline_setup_ms) is not None]
+    if took:
+        span = f"{min(took):.4f}" + (f" to {max(took):.4f}" if max(took) > min(took) else "")
+        yield Text(f"not in its time: the displaced op prepares each workload (plan) in {span} ms", style="dim")
 
 
 def _doubts(results: Sequence[BenchResult]) -> Iterator[Text]:

@@ -140,5 +140,6 @@ def make_result(
         cache=case.cache.state if own_ms is not None else "",
         conditions=outcome.conditions if own_ms is not None else None,
         doubt=doubt,
+        baseline_setup_ms=outcome.baseline_setup_ms,
     )
     return BenchResult(case.definition, case.workload, solution, trace, measurement)

@@ -216,9 +216,13 @@ class Recorded(msgspec.Struct, tag=True, frozen=True):
 
 
 class Sampled(msgspec.Struct, tag=True, frozen=True):
-    """Nanoseconds of a whole burst by the child's own clock, or by the device's events."""
+    """Nanoseconds of a whole burst by the child's own clock, or by the device's events.
+
+    ``setup_ns``: what preparing one set took that an engine prepares beforehand (its ``plan``), by the child's clock.
+    """
 
     ns: float
+    setup_ns: float = 0.0
 
 
 class Kept(msgspec.Struct, tag=True, frozen=True):

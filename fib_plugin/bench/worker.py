@@ -6,6 +6,7 @@ Started by `fib_plugin.bench.child`. It never holds a reference, its outputs, a 
 from __future__ import annotations
 
 import socket
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class Worker:
     """State of one child: solutions built, blobs attached, input sets to time on. ``answers`` is what it can do."""
 
     __slots__ = ("_blobs", "_changed", "_device", "_last", "_line", "_prepared", "_recorder", "_runnables", "_sets",
-                 "_shared", "_threads", "answers")  # fmt: skip
+                 "_setup_ns", "_shared", "_threads", "answers")  # fmt: skip
 
     def __init__(self, line: socket.socket, device: str, threads: int, changed: Callable[[], list[str]]) -> None:
         self._line = line
@@ -42,6 +43,7 @@ class Worker:
         self._sets: list[list[Any]] = []
         self._shared: list[list[Any]] = []
         self._prepared: dict[tuple[str, bool], tuple[Callable[..., Any], Sequence[Sequence[Any]]]] = {}
+        self._setup_ns: dict[tuple[str, bool], float] = {}
         self._last: Any = None
         self._recorder = Recorder()
         self.answers: serving.Answers = {
@@ -157,7 +159,7 @@ class Worker:
             return wire.Sampled(took)
         call, sets = self._contestant(request.key, request.toll)
         took, self._last = (burst if self._device == "cpu" else burst_cuda)(call, sets, request.start, request.calls)
-        return wire.Sampled(took)
+        return wire.Sampled(took, self._setup_ns.get((request.key, request.toll), 0.0))
 
     def _contestant(self, key: str, toll: bool) -> tuple[Callable[..., Any], Sequence[Sequence[Any]]]:
         """What is called, and on what: an engine prepares beforehand what it need not do in a call."""
@@ -170,9 +172,20 @@ class Worker:
             elif make is None:
                 found = runnable.call, self._sets
             else:
-                found = _ready, [[make(*arguments)] for arguments in self._sets]
+                found = _ready, self._made(make, (key, toll))
             self._prepared[key, toll] = found
         return found
+
+    def _made(self, make: Callable[..., Any], key: tuple[str, bool]) -> list[list[Any]]:
+        """Each set prepared, and on record what that took in the median: the first one may compile."""
+        made, took = [], []
+        for arguments in self._sets:
+            start = time.perf_counter_ns()
+            made.append([make(*arguments)])
+            watching.synchronize(self._device)
+            took.append(time.perf_counter_ns() - start)
+        self._setup_ns[key] = statistics.median(took)
+        return made
 
     def _keep(self, request: wire.Keep) -> wire.Reply:
         watching.synchronize(self._device)

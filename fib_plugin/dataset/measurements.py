@@ -66,6 +66,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """what the machine was like meanwhile"""
     doubt: str = ""
     """why the ratio proves no win, in words; ``ratio_low`` is 0 then"""
+    baseline_setup_ms: float | None = None
+    """what the displaced op prepares once a workload (its ``plan``), which is not in ``baseline_ms``"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)

@@ -185,6 +185,9 @@ def test_only_what_an_adapter_ships_may_prepare_untimed(
     results = {result.solution.name: result.measurement for result in run_bench(traces, cache=cache)}
     assert ((results["engine_op"].solution_ms or 0) < 10) is installed
     assert (results["claims_setup"].solution_ms or 0) > 10, "only the engine's own op may prepare untimed"
+    took = results["claims_setup"].baseline_setup_ms
+    assert (took is not None) is installed, "what an op prepares is on record, apart from its time"
+    assert took is None or 19 < took < 2000
 
 
 def test_an_engines_op_may_lack_the_later_outputs_but_a_solution_may_not(tmp_path: Path, cache: Path) -> None:
