@@ -3,6 +3,7 @@
 from fib_plugin.adapters.sglang.activation import Activation
 from fib_plugin.adapters.sglang.attention import Attention
 from fib_plugin.adapters.sglang.gemm import Gemm
+from fib_plugin.adapters.sglang.gemm_fp8 import GemmFp8
 from fib_plugin.adapters.sglang.metrics import Metrics
 from fib_plugin.adapters.sglang.moe import Moe
 from fib_plugin.adapters.sglang.norm import Norm
@@ -11,4 +12,4 @@ from fib_plugin.adapters.sglang.sampling import Sampling
 
 from fib_plugin.adapter import Adapter
 
-ADAPTERS: tuple[type[Adapter], ...] = (Gemm, Norm, Activation, Rope, Attention, Moe, Sampling, Metrics)
+ADAPTERS: tuple[type[Adapter], ...] = (Gemm, GemmFp8, Norm, Activation, Rope, Attention, Moe, Sampling, Metrics)

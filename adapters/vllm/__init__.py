@@ -4,6 +4,7 @@ from fib_plugin.adapters.vllm.activation import Activation
 from fib_plugin.adapters.vllm.attention import CpuAttention
 from fib_plugin.adapters.vllm.compile_cache import CompileCache
 from fib_plugin.adapters.vllm.gemm import Gemm
+from fib_plugin.adapters.vllm.gemm_fp8 import GemmFp8
 from fib_plugin.adapters.vllm.metrics import Metrics
 from fib_plugin.adapters.vllm.mla import Mla
 from fib_plugin.adapters.vllm.moe import Moe
@@ -17,6 +18,7 @@ from fib_plugin.adapter import Adapter
 
 ADAPTERS: tuple[type[Adapter], ...] = (
     Gemm,
+    GemmFp8,
     Norm,
     Activation,
     Rope,

@@ -8,7 +8,7 @@ from fib_plugin.schema import Definition
 
 ALL: dict[str, OpSpec] = {
     spec.family: spec
-    for module in (gemm, gemm_fp8, norm, activation, rope, attention, ragged, mla, moe, sampling)
+    for module in (gemm, norm, activation, rope, attention, ragged, mla, moe, sampling, gemm_fp8)
     for spec in module.SPECS
 }
 
