@@ -60,6 +60,7 @@ class Place:
         cache: the build cache.
         graphs: on a GPU, time replays of CUDA graphs, where calls can be recorded.
         warm: leave inputs in the device's cache, as no engine does with weights.
+        kernels: on a GPU, also have CUPTI tell how long kernels ran, and how many.
     """
 
     device: str
@@ -67,6 +68,7 @@ class Place:
     cache: Path
     graphs: bool = True
     warm: bool = False
+    kernels: bool = False
 
 
 class _Process(Protocol):

@@ -61,6 +61,7 @@ class _Bench:
         run_name: str,
         graphs: bool = True,
         warm: bool = False,
+        kernels: bool = False,
     ) -> None:
         from fib_plugin import settings
         from fib_plugin.bench.builds import Builds
@@ -71,7 +72,7 @@ class _Bench:
         import torch  # isort: skip  # before the environment is asked for: it names the device that torch uses
 
         self._root = tempfile.TemporaryDirectory(prefix="fib-bench-")
-        place = Place(device, threads or physical_cores(), settings.load().cache_path, graphs, warm)
+        place = Place(device, threads or physical_cores(), settings.load().cache_path, graphs, warm, kernels)
         torch.set_num_threads(place.threads)
         self._environment = current_environment()
         self._builds = Builds(place.cache, physical_cores())
@@ -104,7 +105,7 @@ class Cluster:
         devices: ``cpu`` or ``cuda``; None takes the GPUs of all nodes, or all CPUs where there is none.
         threads: CPU threads of an evaluation; None takes each node's cores.
         timeout, run_name: as for `Desk`.
-        graphs, warm: as for `run_bench`.
+        graphs, warm, kernels: as for `run_bench`.
 
     Raises:
         BenchError: Ray is not installed, cannot be reached, or has no such device.
@@ -119,6 +120,7 @@ class Cluster:
         run_name: str,
         graphs: bool = True,
         warm: bool = False,
+        kernels: bool = False,
     ) -> None:
         try:
             import ray
@@ -128,7 +130,7 @@ class Cluster:
                 f"Ray cannot be imported: {error} (pip install 'fib-plugin[ray]' on every node)"
             ) from error
         self._ray: Any = ray
-        self._arguments = (threads, timeout, run_name, graphs, warm)
+        self._arguments = (threads, timeout, run_name, graphs, warm, kernels)
         self._own = not ray.is_initialized()
         if self._own:
             self._connect(address)

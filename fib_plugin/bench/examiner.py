@@ -32,6 +32,7 @@ from fib_plugin.schema import ENGINE_AUTHOR, EvaluationStatus, Solution, content
 
 #: A build may import an engine or compile; both are slow once and not the kernel's doing.
 _BUILD_S = 240.0
+_TRACED_CALLS = 8
 _ATTEMPTS = 2
 
 
@@ -48,6 +49,9 @@ class Outcome:
     conditions: Conditions = NOTHING_KNOWN
     #: What the displaced op prepares once a workload, before its calls.
     baseline_setup_ms: float | None = None
+    #: By CUPTI, of one call: how long its kernels ran, and how many they were.
+    device_ms: float | None = None
+    launches: float | None = None
 
 
 class Examiner:
@@ -91,7 +95,7 @@ class Examiner:
         outcome, self._at = None, None
         try:
             self._seating.enter(case)
-            outcome = self._examine(case, solution, displaced)
+            outcome = self._traced(self._examine(case, solution, displaced), solution)
         except BuildError as error:
             outcome = Outcome(Verdict(EvaluationStatus.COMPILE_ERROR, log=str(error)))
         except Refused as refused:
@@ -108,6 +112,23 @@ class Examiner:
             if self._at is not None and (outcome is None or not outcome.verdict.passed):
                 self._seating.drop(self._at)
         return outcome
+
+    def _traced(self, outcome: Outcome, solution: Solution) -> Outcome:
+        """With what the device says of the solution's kernels, where that was asked for and can be told."""
+        seat = self._at
+        if not (self._place.kernels and self._place.device.startswith("cuda") and outcome.verdict.passed and seat):
+            return outcome
+        try:
+            found = seat.ask(wire.Trace(content_hash(solution), _TRACED_CALLS), wire.Traced)
+        except (Refused, ChildDied, ChildTimeout):
+            return outcome
+        finally:
+            self._seating.drop(seat)  # CUPTI stays, and would slow down whatever is timed there next
+        if found.why:
+            return outcome
+        if not (found.launches or found.device_ns) and solution.author != ENGINE_AUTHOR:
+            raise Caught("no_kernel", "its calls had the GPU do nothing at all, by CUPTI's account")
+        return replace(outcome, device_ms=found.device_ns / 1e6, launches=found.launches)
 
     def _refused(self, reply: wire.Failed) -> Verdict:
         printed = self._at.child.log() if self._at is not None else ""
@@ -187,6 +208,7 @@ class Examiner:
             return None
         if check is not None and not isinstance(timed, Verdict):
             check_replaced(contender.seat, contender.key)
+            check_helpers(contender.seat)
         return timed
 
     def _build(self, case: Case, solution: Solution) -> Contender:

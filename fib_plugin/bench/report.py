@@ -43,7 +43,7 @@ def show(console: Console, results: Sequence[BenchResult], log_lines: int | None
         console.print(_table(group))
     if any(result.measurement.solution_ms is not None for result in results):
         console.print(Text(_CAPTION, style="dim"), soft_wrap=True)
-    for line in (*_weather(results), *_setups(results), *_doubts(results)):
+    for line in (*_weather(results), *_setups(results), *_kernels(results), *_doubts(results)):
         console.print(line, soft_wrap=True, highlight=False)
     alone = dict.fromkeys(
         one.definition.name for one in results if one.measurement.ratio is not None and not _compared(one)
@@ -134,6 +134,15 @@ def _setups(results: Sequence[BenchResult]) -> Iterator[Text]:
     if took:
         span = f"{min(took):.4f}" + (f" to {max(took):.4f}" if max(took) > min(took) else "")
         yield Text(f"not in its time: the displaced op prepares each workload (plan) in {span} ms", style="dim")
+
+
+def _kernels(results: Sequence[BenchResult]) -> Iterator[Text]:
+    """What CUPTI was asked for."""
+    for result in results:
+        m = result.measurement
+        if m.device_ms is not None and m.launches is not None:
+            told = f"{m.launches:g} launches a call, {m.device_ms:.4f} ms on the device without the gaps between them"
+            yield Text(f"kernels of {_short(result)}, {axes_of(result)}: {told}", style="dim")
 
 
 def _doubts(results: Sequence[BenchResult]) -> Iterator[Text]:

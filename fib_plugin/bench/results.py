@@ -141,5 +141,7 @@ def make_result(
         conditions=outcome.conditions if own_ms is not None else None,
         doubt=doubt,
         baseline_setup_ms=outcome.baseline_setup_ms,
+        device_ms=outcome.device_ms,
+        launches=outcome.launches,
     )
     return BenchResult(case.definition, case.workload, solution, trace, measurement)

@@ -118,6 +118,7 @@ def run_bench(
     ray: str | None = None,
     graphs: bool = True,
     warm: bool = False,
+    kernels: bool = False,
 ) -> list[BenchResult]:
     """Benchmark solutions; traces and measurements are appended to the dataset one by one, so an interrupt keeps them.
 
@@ -139,6 +140,7 @@ def run_bench(
         ray: address of a Ray cluster, ``auto`` or ``local``: all devices of its nodes are used (see `cluster`).
         graphs: on GPUs, time replays of CUDA graphs where solution and displaced op can be captured.
         warm: call again and again with the same inputs, so that they lie in the device's cache; proves no win.
+        kernels: on GPUs, also have CUPTI tell how long kernels ran, and how many; each solution's child ends with it.
 
     Raises:
         BenchError: nothing matches what was asked, or the cluster cannot be used.
@@ -160,14 +162,14 @@ def run_bench(
     plan = functools.partial(_plan, batches, configs, run, resume)
     if ray is None:
         places = [
-            Place(device, threads or physical_cores(), _cache(cache), graphs, warm)
+            Place(device, threads or physical_cores(), _cache(cache), graphs, warm, kernels)
             for device in devices or host_devices()
         ]
         _on_this_host(places, plan, timeout, run)
     else:
         from fib_plugin.bench.cluster import Cluster
 
-        with Cluster(ray, devices, threads, timeout, run.name, graphs, warm) as cluster:
+        with Cluster(ray, devices, threads, timeout, run.name, graphs, warm, kernels) as cluster:
             for found in cluster.work(plan, traceset.root, lambda: run.stop_at):
                 run.take(found)
     return run.end()

@@ -123,6 +123,13 @@ class Keep(msgspec.Struct, tag=True, frozen=True):
     layout: Layout
 
 
+class Trace(msgspec.Struct, tag=True, frozen=True):
+    """One call on each of so many prepared sets, seen by CUPTI. Nothing is timed in this process afterwards."""
+
+    key: str
+    calls: int
+
+
 class Inspect(msgspec.Struct, tag=True, frozen=True):
     """Look for what a solution may have replaced, and for threads that it left."""
 
@@ -231,6 +238,14 @@ class Kept(msgspec.Struct, tag=True, frozen=True):
     outputs: list[Output]
 
 
+class Traced(msgspec.Struct, tag=True, frozen=True):
+    """Of one call: nanoseconds that the device worked, and kernels launched. ``why``: that cannot be told."""
+
+    device_ns: float = 0.0
+    launches: float = 0.0
+    why: str = ""
+
+
 class Inspected(msgspec.Struct, tag=True, frozen=True):
     """Names of what is no longer what it was."""
 
@@ -257,6 +272,21 @@ class Exited(msgspec.Struct, tag=True, frozen=True):
 
 
 Request = (
-    Attach | Detach | Load | Run | Draw | Prepare | Record | Burst | Keep | Inspect | Ping | Fork | Poll | Learn | Refer
+    Attach
+    | Detach
+    | Load
+    | Run
+    | Draw
+    | Prepare
+    | Record
+    | Burst
+    | Keep
+    | Trace
+    | Inspect
+    | Ping
+    | Fork
+    | Poll
+    | Learn
+    | Refer
 )
-Reply = Ready | Failed | Ran | Drawn | Recorded | Sampled | Kept | Inspected | Forked | Exited | Referred
+Reply = Ready | Failed | Ran | Drawn | Recorded | Sampled | Kept | Traced | Inspected | Forked | Exited | Referred

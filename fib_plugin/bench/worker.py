@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fib_plugin.bench import serving, watching, wire
+from fib_plugin.bench import kernels, serving, watching, wire
 from fib_plugin.bench.blob import Blob, spoil, take_over
 from fib_plugin.bench.burst import burst, burst_cuda
 from fib_plugin.bench.integrity import snapshot
@@ -57,6 +57,7 @@ class Worker:
             wire.Record: self._record,
             wire.Burst: self._burst,
             wire.Keep: self._keep,
+            wire.Trace: self._trace,
             wire.Inspect: self._inspect,
         }
 
@@ -190,6 +191,11 @@ class Worker:
     def _keep(self, request: wire.Keep) -> wire.Reply:
         watching.synchronize(self._device)
         return wire.Kept(self._store(self._last, self._blobs[request.blob], request.layout)[0])
+
+    def _trace(self, request: wire.Trace) -> wire.Reply:
+        call, sets = self._contestant(request.key, toll=False)
+        found = kernels.trace(call, [sets[step % len(sets)] for step in range(request.calls)])
+        return wire.Traced(found.device_ns, found.launches, found.why)
 
     def _inspect(self, request: wire.Inspect) -> wire.Reply:
         return wire.Inspected(self._changed())

@@ -97,6 +97,10 @@ def bench(
         bool,
         typer.Option("--warm", help="Leave inputs in the device's cache between calls; in an engine they are not."),
     ] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="On GPUs, also count launches and the kernels' own time, by CUPTI."),
+    ] = False,
     full_logs: Annotated[bool, typer.Option("--full-logs", help="Show all that failures said.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
@@ -142,6 +146,7 @@ def bench(
                 ray=ray,
                 graphs=not no_graphs,
                 warm=warm,
+                kernels=kernels,
             )
         if profile:
             profiles = _profile(view.results, root, devices, threads, chosen.cache_path, as_json)

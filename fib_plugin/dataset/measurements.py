@@ -68,6 +68,10 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """why the ratio proves no win, in words; ``ratio_low`` is 0 then"""
     baseline_setup_ms: float | None = None
     """what the displaced op prepares once a workload (its ``plan``), which is not in ``baseline_ms``"""
+    device_ms: float | None = None
+    """how long the kernels of a call ran by CUPTI, without the gaps between them; only where it was asked for"""
+    launches: float | None = None
+    """how many kernels a call launched, likewise"""
 
 
 _decoder = msgspec.json.Decoder(Measurement)

@@ -193,6 +193,23 @@ def test_an_op_whose_engine_works_in_place_is_timed_in_graphs(tmp_path: Path, ca
     assert result.measurement.timing == "graph"
 
 
+def test_what_cupti_says_agrees_with_the_events(tmp_path: Path, cache: Path) -> None:
+    found = bench(tmp_path, cache, SILU, [on_gpu("fast", FAST, SILU)], axes={"batch_size": 2048}, kernels=True)["fast"]
+    assert found.status is EvaluationStatus.PASSED, said(found)
+    measured = found.measurement
+    assert measured.launches == 2.0, "silu and the product, eagerly"
+    assert 0.3 * measured.solution_ms < measured.device_ms < 1.2 * measured.solution_ms
+
+
+def test_the_gpus_state_is_on_record(silu: Any) -> None:
+    conditions = silu["fast"].measurement.conditions
+    pytest.importorskip("pynvml")
+    assert conditions.mhz is not None
+    assert conditions.mhz[0] > 100
+    assert conditions.temperature_c > 10
+    assert conditions.throttled == (), "an idle device that runs a few small kernels"
+
+
 def test_large_inputs_that_change_are_no_time_of_the_solutions(tmp_path: Path, cache: Path) -> None:
     result = bench(tmp_path, cache, GEMM, [on_gpu("linear", LINEAR, GEMM)], axes={"M": 2})["linear"]
     assert result.status is EvaluationStatus.PASSED, said(result)

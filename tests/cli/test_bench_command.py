@@ -160,6 +160,13 @@ def test_a_warm_cache_is_used_when_it_is_asked_for(asked: dict[str, Any]) -> Non
     assert asked["warm"] is True
 
 
+def test_cupti_is_asked_only_when_that_is_asked_for(asked: dict[str, Any]) -> None:
+    fib()
+    assert asked["kernels"] is False
+    fib("--kernels")
+    assert asked["kernels"] is True
+
+
 def test_a_spent_budget_is_said(data: Path) -> None:
     assert "the budget of 0 s was spent (continue with --resume)" in fib("--budget", "0").output
 
