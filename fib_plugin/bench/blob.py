@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fib_plugin.bench.wire import Fresh, Layout, ScalarArg, TensorArg
 
@@ -28,7 +31,14 @@ class Blob:
 
     def tensor(self, place: TensorArg) -> torch.Tensor:
         """The tensor at ``place``, as a view."""
-        return _view(self._map, place)
+        return view_of(self._map, place)
+
+    def array(self, place: TensorArg, sets: int, stride: int) -> np.ndarray[Any, Any]:
+        """The elements, as integers, of tensors that follow each other every ``stride`` bytes from ``place`` on.
+
+        [sets, rows, width]: rows are those of `byte_rows`.
+        """
+        return array_of(self._map, place, sets, stride)
 
     def arguments(self, places: Sequence[TensorArg | ScalarArg]) -> list[Any]:
         """Arguments of a call: views and plain numbers."""
@@ -55,7 +65,8 @@ def _create(size: int) -> int:
     return descriptor
 
 
-def _view(memory: mmap.mmap, place: TensorArg) -> torch.Tensor:
+def view_of(memory: Any, place: TensorArg) -> torch.Tensor:
+    """The tensor at ``place`` of any memory, as a view."""
     import torch
 
     dtype = getattr(torch, place.dtype)
@@ -73,9 +84,24 @@ def byte_rows(tensor: torch.Tensor) -> torch.Tensor:
     """The bytes of a contiguous tensor, a row for each index of its first dimension that has several."""
     import torch
 
+    return tensor.reshape(-1).view(torch.uint8).view(_rows(tensor.shape), -1)
+
+
+def _rows(shape: Sequence[int]) -> int:
     # Where there is one row, its elements are rows.
-    rows = next((size for size in tensor.shape if size > 1), 1)
-    return tensor.reshape(-1).view(torch.uint8).view(rows, -1)
+    return next((size for size in shape if size > 1), 1)
+
+
+def array_of(memory: Any, place: TensorArg, sets: int, stride: int) -> np.ndarray[Any, Any]:
+    """As `Blob.array`, in any memory."""
+    import torch
+
+    item = getattr(torch, place.dtype).itemsize
+    rows = _rows(place.shape)
+    width = math.prod(place.shape) // rows
+    return np.ndarray(
+        (sets, rows, width), f"u{item}", buffer=memory, offset=place.offset, strides=(stride, width * item, item)
+    )
 
 
 def take_over(own: Sequence[Any], shared: Sequence[Any], fresh: Fresh) -> None:

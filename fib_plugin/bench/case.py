@@ -121,7 +121,7 @@ class Case:
             return self.timing
         if self.displaced_timing is None:
             name = f"{self.workload.uuid}/displaced"
-            self.displaced_timing = TimingSets(name, self.timing.inputs, self.forms)
+            self.displaced_timing = self.timing.twin(name)
         return self.displaced_timing
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ def prepare(
     if sum(seconds) < 0.02:  # the first call pays for what torch sets up
         seconds = [referee(again.inputs, forms)[1] for _ in range(5)]
     size = sum(v.numel() * v.element_size() for v in again.inputs if isinstance(v, torch.Tensor))
-    cache = Cache.of(size, cache_bytes(device), warm)
+    cache = Cache.of(size, cache_bytes(device), warm, many=device == "cpu")
     sets = [maker.make(definition, workload, seed + 100 + index) for index in range(cache.sets)]
     return Case(
         definition=definition,

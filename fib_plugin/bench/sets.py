@@ -1,17 +1,19 @@
 """TimingSets: the input sets that timed calls rotate through, and what the parent knows to be in them.
 
-Between bursts the parent changes some rows of every set, so that no timed call finds inputs that it has seen before.
+Between bursts the parent changes all rows of every set, and in a burst each set is used once at most: no timed call
+finds inputs that it has seen before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fib_plugin.bench.blob import Blob, byte_rows, changed, fill, plan, poison
+from fib_plugin.bench.blob import Blob, array_of, changed, fill, plan, poison, view_of
 from fib_plugin.bench.wire import Layout, TensorArg
 
 if TYPE_CHECKING:
@@ -21,24 +23,43 @@ _SWAPS = 4
 #: Of a tensor so many rows at least and at most get another element, and one for so many bytes of a set: whoever calls
 #: waits for it, and calls on large sets are slow.
 _FEWEST_ROWS, _MOST_ROWS, _BYTES_PER_ROW = 256, 8192, 8192
-_Rows = np.ndarray[Any, Any]
+_Array = np.ndarray[Any, Any]
 
 
 class TimingSets:
-    """Sets in a blob, equal private copies of them, and room for the outputs of one call."""
+    """Sets of equal forms in a blob, equal private copies of them, and room for the outputs of one call."""
 
     def __init__(self, name: str, sets: Sequence[Sequence[Any]], forms: Sequence[tuple[Any, Sequence[int]]]) -> None:
         self.name = name
-        self.inputs = [[_contiguous(value) for value in inputs] for inputs in sets]
+        self._forms = forms
         self.layouts: list[Layout] = []
         for inputs in sets:
             self.layouts.append(plan(inputs, [], self.layouts[-1].size if self.layouts else 0))
-        self.output = plan([], forms, self.layouts[-1].size)
+        self._mirror = np.zeros(max(self.layouts[-1].size, 1), np.uint8)
+        self.inputs: list[list[Any]] = [
+            [view_of(self._mirror, place) if isinstance(place, TensorArg) else place.value for place in layout.inputs]
+            for layout in self.layouts
+        ]
+        for mine, inputs in zip(self.inputs, sets, strict=True):
+            for target, value in zip(mine, inputs, strict=True):
+                if hasattr(target, "copy_"):
+                    target.copy_(value)
+        self._share()
+
+    def _share(self) -> None:
+        """Lay the sets into a blob of this object's own."""
+        self.output = plan([], self._forms, self.layouts[-1].size)
         self.blob = Blob(self.output.size)
         for index in range(len(self.inputs)):
             self.refill(index)
-        self._rows = [self._swappable(index) for index in range(len(self.inputs))]
-        self._bytes = self.layouts[0].size
+        self._rows = self._swappable()
+
+    def twin(self, name: str) -> TimingSets:
+        """The same private copies, in a blob of its own: what one child writes there the other does not see."""
+        twin = copy.copy(self)
+        twin.name, twin.inputs = name, list(self.inputs)
+        twin._share()
+        return twin
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -58,35 +79,32 @@ class TimingSets:
             self.inputs[index] = own
             self.refill(index)
 
-    def touch(self, index: int, draw: np.random.Generator) -> dict[int, list[int] | None]:
+    def touch(self, indices: Sequence[int], draw: np.random.Generator) -> list[dict[int, list[int] | None]]:
         """Swap a few rows of each tensor of numbers, and two elements of each row: as likely inputs as before.
 
         Answers that were kept by row are wrong then, and whoever wants to know which ones must read all of a row. Of
         tensors with very many rows only some change.
 
-        Returns which rows of which inputs are other ones now; None where it may be any.
+        Returns, of each of the sets ``indices``, which rows of which inputs are other ones now; None where it may be
+        any.
         """
-        touched: dict[int, list[int] | None] = {}
-        most = min(_MOST_ROWS, max(_FEWEST_ROWS, self._bytes // _BYTES_PER_ROW))
-        for place, mine, shared in self._rows[index]:
-            rows, width = mine.shape
-            swapped: set[int] = set()
-            for a, b in draw.integers(0, rows, (min(_SWAPS, rows), 2)).tolist():
-                if a != b:
-                    mine[[a, b]] = mine[[b, a]]
-                    shared[a], shared[b] = mine[a], mine[b]
-                    swapped |= {a, b}
+        sets = np.asarray(indices, dtype=np.intp)
+        touched: list[dict[int, list[int] | None]] = [{} for _ in indices]
+        most = min(_MOST_ROWS, max(_FEWEST_ROWS, self.layouts[0].size // _BYTES_PER_ROW))
+        for place, mine, shared in self._rows:
+            _, rows, width = mine.shape
+            swapped = draw.integers(0, rows, (2, min(_SWAPS, rows), len(sets)))
+            for one, other in zip(*swapped, strict=True):
+                kept = mine[sets, one]
+                mine[sets, one] = mine[sets, other]
+                mine[sets, other] = kept
+            changed = [swapped.reshape(-1, len(sets)).T]
             if width > 1:
-                chosen = np.arange(rows) if rows <= most else np.unique(draw.integers(0, rows, most))
-                first = draw.integers(0, width, len(chosen))
-                second = (first + draw.integers(1, width, len(chosen))) % width
-                kept = mine[chosen, first]
-                mine[chosen, first] = mine[chosen, second]
-                mine[chosen, second] = kept
-                shared[chosen, first], shared[chosen, second] = mine[chosen, first], mine[chosen, second]
-                swapped |= set(chosen.tolist())
-            if swapped:
-                touched[place] = None if len(swapped) == rows else sorted(swapped)
+                changed.append(_swap_elements(mine, shared, sets, most, draw))
+            for row in swapped.reshape(-1, len(sets)):
+                shared[sets, row] = mine[sets, row]
+            for found, among in zip(touched, np.concatenate(changed, axis=1), strict=True):
+                found[place] = None if width > 1 and rows <= most else np.unique(among).tolist()
         return touched
 
     def written(self, index: int) -> list[int]:
@@ -104,17 +122,30 @@ class TimingSets:
         self._rows = []
         self.blob.close()
 
-    def _swappable(self, index: int) -> list[tuple[int, _Rows, _Rows]]:
-        """Of each tensor of numbers: its place, rows of the private copy and of the blob, as integers of their size."""
+    def _swappable(self) -> list[tuple[int, _Array, _Array]]:
+        """Of each tensor of numbers: its place, and the elements of all sets, in the mirror and in the blob."""
         found = []
-        for number, (place, mine) in enumerate(zip(self.layouts[index].inputs, self.inputs[index], strict=True)):
+        first, count = self.layouts[0], len(self.layouts)
+        for number, (place, mine) in enumerate(zip(first.inputs, self.inputs[0], strict=True)):
             if isinstance(place, TensorArg) and mine.is_floating_point() and mine.numel() > 1:
-                assert mine.is_contiguous()
-                kind = f"u{mine.element_size()}"
-                rows = byte_rows(mine).numpy().view(kind)
-                found.append((number, rows, byte_rows(self.blob.tensor(place)).numpy().view(kind)))
+                own = array_of(self._mirror, place, count, first.size)
+                found.append((number, own, self.blob.array(place, count, first.size)))
         return found
 
 
-def _contiguous(value: Any) -> Any:
-    return value.contiguous() if hasattr(value, "contiguous") else value
+def _swap_elements(mine: _Array, shared: _Array, sets: _Array, most: int, draw: np.random.Generator) -> _Array:
+    """In ``most`` rows of each of the ``sets`` swap two elements; which rows, [sets, rows]."""
+    _, rows, width = mine.shape
+    step = -(-rows // most)
+    # One of each ``step`` rows, so that none comes twice.
+    at = draw.integers(0, step) + step * np.arange(rows // step)
+    chosen = np.broadcast_to(at, (len(sets), len(at)))
+    where = sets[:, None]
+    first = draw.integers(0, width, chosen.shape)
+    second = (first + draw.integers(1, width, chosen.shape)) % width
+    kept = mine[where, chosen, first]
+    mine[where, chosen, first] = mine[where, chosen, second]
+    mine[where, chosen, second] = kept
+    shared[where, chosen, first] = mine[where, chosen, first]
+    shared[where, chosen, second] = mine[where, chosen, second]
+    return chosen

@@ -65,10 +65,10 @@ class Turn:
 
     @property
     def most(self) -> int:
-        if not self._graphs:
-            return MOST_CALLS
-        # Inputs that are written to are used once a graph, or what is returned could not be judged.
-        return min(_MOST_RECORDED, self.sets) if self._mutated else _MOST_RECORDED
+        most = _MOST_RECORDED if self._graphs else MOST_CALLS
+        # No set comes twice in a burst: whoever keeps an answer until the next pause would be right, and fast. With a
+        # warm cache that was asked for there is one set only.
+        return most if self._case.cache.repeats and not self._mutated else min(most, self.sets)
 
     def burst(self, calls: int) -> Sample:
         """One burst. On a GPU its time is that of the device's events, on a CPU that of the parent's clock.
@@ -98,14 +98,16 @@ class Turn:
 
     def _renew(self, used: Sequence[int]) -> list[wire.Fresh]:
         """Other contents in the sets of the next burst; what of them the child must copy to its device."""
-        fresh = []
-        for index in used:
-            if self._mutated:
-                self._sets.refill(index)
-            touched = self._sets.touch(index, self._draw) if self._check is not None else {}
-            if self._mutated or touched:
-                fresh.append(wire.Fresh(index, None if self._mutated else touched))
-        return fresh if self._on_device else []
+        for index in used if self._mutated else ():
+            self._sets.refill(index)
+        touched = self._sets.touch(used, self._draw) if self._check is not None else [{} for _ in used]
+        if not self._on_device:
+            return []
+        return [
+            wire.Fresh(index, None if self._mutated else rows)
+            for index, rows in zip(used, touched, strict=True)
+            if self._mutated or rows
+        ]
 
     def _wanted(self, calls: int) -> bool:
         if self.verdict is not None or (self._mutated and calls > self.sets):

@@ -31,6 +31,14 @@ def test_a_round_of_cold_sets_is_twice_the_cache(size: int, cache: int, sets: in
     assert Cache.of(size, cache) == Cache(sets, state)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("size", "sets", "state"),
+    [(4096, 256, "warm"), (MB, 64, "warm"), (4 * MB, 16, "warm"), (6 * MB, 12, "warm"), (10 * MB, 10, "cold")],
+)
+def test_a_cpu_has_more_sets_of_small_inputs(size: int, sets: int, state: str) -> None:
+    assert Cache.of(size, 50 * MB, many=True) == Cache(sets, state)  # type: ignore[arg-type]
+
+
 def test_a_warm_cache_can_be_asked_for_and_is_remembered_where_it_makes_a_difference() -> None:
     assert Cache.of(10 * MB, 50 * MB, warm=True) == Cache(1, "warm", asked=True)
     assert Cache.of(4096, 50 * MB, warm=True) == Cache(1, "warm", asked=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -39,8 +40,11 @@ def bench(
 
 def forked(parent: int) -> int:
     """The first process below ``parent`` that is told to be a fork server, or was forked from one; 0 without any."""
-    found = [pid for pid in tree.below(parent) if tree.parent(pid) == parent]
-    return next((pid for pid in sorted(found) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()), 0)
+    for pid in sorted(pid for pid in tree.below(parent) if tree.parent(pid) == parent):
+        with contextlib.suppress(OSError):  # it may end while it is looked at
+            if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return 0
 
 
 def server() -> int:

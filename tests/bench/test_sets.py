@@ -15,7 +15,7 @@ def touched(value: torch.Tensor, times: int = 1) -> tuple[torch.Tensor, torch.Te
     shared = sets.blob.arguments(sets.layouts[0].inputs)[0]
     before, draw = shared.clone(), np.random.default_rng(1)
     for _ in range(times):
-        sets.touch(0, draw)
+        sets.touch([0], draw)
     assert sets.written(0) == []
     return before, shared.clone()
 
