@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fib_plugin.adapters.live.gemm_fp8 import BLOCK_SIZE, FAMILIES, Fp8Weight, LiveGemmFp8, describe
+from fib_plugin.adapters.live.gemm_fp8 import BLOCK_SIZE, FAMILIES, LiveGemmFp8, describe
+from fib_plugin.adapters.live.layers import Held
 from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source
 
 from fib_plugin import ops
@@ -74,7 +75,7 @@ def _by_blocks(family: ops.OpSpec | None) -> bool:
     return family is not None and family.family == FAMILIES["group"]
 
 
-def _held(method: Any, layer: Any) -> Fp8Weight | str:
+def _held(method: Any, layer: Any) -> Held | str:
     if method.use_marlin:
         return "weights packed for Marlin"
     if getattr(layer, "use_intel_amx_backend", False):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fib_plugin.adapters.live.gemm_fp8 import BLOCK_SIZE, FAMILIES, Fp8Weight, LiveGemmFp8, describe
+from fib_plugin.adapters.live.gemm_fp8 import BLOCK_SIZE, FAMILIES, LiveGemmFp8, describe
+from fib_plugin.adapters.live.layers import Held
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
 
 from fib_plugin.adapter import Adapter, Target
@@ -102,7 +103,7 @@ class GemmFp8(Adapter):
         return out if bias is None else out + bias
 
 
-def _held(method: Any, layer: Any) -> Fp8Weight | str:
+def _held(method: Any, layer: Any) -> Held | str:
     import vllm.envs
 
     if vllm.envs.VLLM_BATCH_INVARIANT:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fib_plugin.ops import activation, attention, gemm, gemm_fp8, mla, moe, norm, ragged, rope, sampling
+from fib_plugin.ops import activation, attention, gemm, gemm_fp8, mla, moe, moe_fp8, norm, ragged, rope, sampling
 from fib_plugin.ops.spec import OpSpec
 from fib_plugin.schema import Definition
 
 ALL: dict[str, OpSpec] = {
     spec.family: spec
-    for module in (gemm, norm, activation, rope, attention, ragged, mla, moe, sampling, gemm_fp8)
+    for module in (gemm, norm, activation, rope, attention, ragged, mla, moe, sampling, gemm_fp8, moe_fp8)
     for spec in module.SPECS
 }
 

@@ -29,6 +29,7 @@ _CONSTANTS: dict[str, dict[str, Any]] = {
     "gqa_ragged_prefill": {"num_qo_heads": 4, "num_kv_heads": 2, "head_dim": 8},
     "mla_paged_decode": {"num_qo_heads": 4, "head_dim_ckv": 16, "head_dim_kpe": 8},
     "moe": {"topk": 2, "num_experts": 4, "hidden_size": 8, "intermediate_size": 4},
+    "moe_fp8_block_scale": {"topk": 2, "num_experts": 4, "hidden_size": 8, "intermediate_size": 4},
     "top_k_sampling": {"vocab_size": 32},
     "top_p_sampling": {"vocab_size": 32},
     "top_k_top_p_sampling": {"vocab_size": 32},

@@ -50,6 +50,11 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "moe_topk2_e4_h8_i6",
         ["num_tokens"],
     ),
+    "moe_fp8_block_scale": (
+        {"topk": 2, "num_experts": 4, "hidden_size": 200, "intermediate_size": 130},
+        "moe_fp8_block_scale_topk2_e4_h200_i130",
+        ["num_tokens"],
+    ),
     "top_k_sampling": ({"vocab_size": 32}, "top_k_sampling_from_probs_v32", ["batch_size"]),
     "top_p_sampling": ({"vocab_size": 32}, "top_p_sampling_from_probs_v32", ["batch_size"]),
     "top_k_top_p_sampling": ({"vocab_size": 32}, "top_k_top_p_sampling_from_probs_v32", ["batch_size"]),
@@ -191,6 +196,8 @@ def test_structure_knows_no_names(family: str) -> None:
         ("gqa_paged_decode", {"num_kv_heads": 4}),
         ("gqa_paged_decode", {"page_size": 16}),
         ("moe", {"topk": 1}),
+        ("moe_fp8_block_scale", {"topk": 1}),
+        ("moe_fp8_block_scale", {"ue8m0": True}),
         ("top_k_sampling", {"vocab_size": 33}),
     ],
 )

@@ -122,3 +122,63 @@ def test_the_tolerance_stops_who_mixes_up_the_scales() -> None:
     right = run_of(definition)(a, b, scales)
     assert not passes(definition, a.double() @ (b.double() * by_blocks(scales.flip(1))).T, right)
     assert not passes(definition, a.double() @ (b.double() * scales.double().mean()).T, right)
+
+
+# ---- experts --------------------------------------------------------------------------------------------------------
+
+TOKENS, TOPK, EXPERTS, HIDDEN, INNER = 24, 2, 4, 300, 256
+
+
+def moe_case() -> tuple[Definition, list[torch.Tensor]]:
+    definition = ops.ALL["moe_fp8_block_scale"].definition(
+        topk=TOPK, num_experts=EXPERTS, hidden_size=HIDDEN, intermediate_size=INNER, dtype="float32"
+    )
+    made = torch.Generator().manual_seed(5)
+    inputs = [normal(TOKENS, HIDDEN)]
+    for rows, columns in ((2 * INNER, HIDDEN), (HIDDEN, INNER)):
+        inputs.append((torch.randn(EXPERTS, rows, columns, generator=made) * 100).clamp(-448, 448).to(FP8))
+        blocks = EXPERTS, -(-rows // 128), -(-columns // 128)
+        inputs.append((torch.rand(*blocks, generator=made) + 0.6) / (100 * columns**0.5))
+    weights = torch.randn(TOKENS, TOPK, generator=made).softmax(-1)
+    ids = torch.rand(TOKENS, EXPERTS, generator=made).topk(TOPK).indices.int()
+    return definition, [*inputs, weights, ids]
+
+
+def experts(inputs: list[torch.Tensor], rounding: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The formula, a token and an expert at a time, in double precision."""
+    x, w13, s13, w2, s2, weights, ids = inputs
+
+    def full(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        rows, columns = torch.arange(weight.shape[0]) // 128, torch.arange(weight.shape[1]) // 128
+        return weight.double() * scales[rows][:, columns].double()
+
+    out = torch.zeros(TOKENS, HIDDEN, dtype=torch.float64)
+    for token in range(TOKENS):
+        for weight, expert in zip(weights[token].double(), ids[token].tolist(), strict=True):
+            both = full(w13[expert], s13[expert]) @ rounding(x[token]).double()
+            act = torch.nn.functional.silu(both[:INNER]) * both[INNER:]
+            out[token] += weight * (full(w2[expert], s2[expert]) @ rounding(act).double())
+    return out
+
+
+def in_groups(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([nearest(group, group.abs().amax() / 448) for group in x.split(128)])
+
+
+def test_experts_round_what_goes_into_both_products() -> None:
+    definition, inputs = moe_case()
+    near(run_of(definition)(*inputs), experts(inputs, in_groups))
+
+
+def test_the_tolerance_of_experts_stops_the_same_mistakes() -> None:
+    definition, inputs = moe_case()
+    half = ops.ALL["moe_fp8_block_scale"].definition(
+        topk=TOPK, num_experts=EXPERTS, hidden_size=HIDDEN, intermediate_size=INNER
+    )
+    right = run_of(definition)(*inputs).bfloat16()
+    assert passes(half, experts(inputs, lambda x: x), right)
+    assert not passes(half, experts(inputs, lambda x: x.to(torch.float8_e5m2)), right)
+    mixed = [*inputs[:2], inputs[2].flip(1), *inputs[3:]]
+    assert not passes(half, experts(mixed, in_groups), right)
+    swapped = [*inputs[:5], inputs[5].flip(1), inputs[6]]
+    assert not passes(half, experts(swapped, in_groups), right)

@@ -7,6 +7,7 @@ one cast; what is compiled here has it.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ POINTERS = {
 }
 
 
-def module(name: str) -> Any:
-    file = SOURCES[name].file.with_name("kernel.py")
+def module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for other in SOURCES[name].sources:
+        monkeypatch.syspath_prepend(str((SOURCES[name].file.parent / other).parent))
+        monkeypatch.delitem(sys.modules, Path(other).stem, raising=False)
+    file = SOURCES[name].file.with_name(SOURCES[name].entry_point.split("::")[0])
     spec = importlib.util.spec_from_file_location(f"shipped_{name}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -57,14 +61,34 @@ def compiled(kernel: Any, pointers: dict[str, str], options: dict[str, int], **c
 
 @pytest.mark.parametrize("rows", [1, 64, 300])
 @pytest.mark.parametrize("kernel", ["_block_scaled", "_scaled"])
-def test_triton_compiles_the_product_for_hopper_without_a_gpu(kernel: str, rows: int) -> None:
-    loaded = module("gemm_fp8_triton")
+def test_triton_compiles_the_product_for_hopper_without_a_gpu(
+    kernel: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = module("gemm_fp8_triton", monkeypatch)
     tiles = loaded._tiles(rows)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
     more = {"UE8M0": 1} if kernel == "_block_scaled" else {}
     ptx = compiled(getattr(loaded, kernel), POINTERS, options, BLOCK_K=128, GROUP=8, WIDEN=False, **tiles, **more)
     assert "cvt.rn.satfinite.e4m3x2" in ptx, "A is not rounded to fp8 by the hardware"
     # Hopper multiplies fp8 in tiles of 64 rows; of fewer, Triton multiplies the same numbers in fp16.
+    assert ("e4m3.e4m3" in ptx) is (rows >= 64)
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+@pytest.mark.parametrize("kernel", ["_gate_up", "_down"])
+def test_triton_compiles_experts_for_hopper_without_a_gpu(
+    kernel: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = module("moe_fp8_triton", monkeypatch)
+    pointers = {
+        **dict.fromkeys(("x_ptr", "act_ptr"), "*bf16"),
+        "w_ptr": "*fp8e4nv",
+        **dict.fromkeys(("scale_ptr", "weight_ptr", "part_ptr"), "*fp32"),
+        **dict.fromkeys(("order_ptr", "expert_ptr", "start_ptr", "end_ptr"), "*i32"),
+    }
+    sizes = {"BLOCK_M": rows, "BLOCK_N": 64, "BLOCK_K": 128, "UE8M0": 1, "WIDEN": False}
+    ptx = compiled(getattr(loaded, kernel), pointers, {"num_warps": 4, "num_stages": 3}, **sizes)
+    assert "cvt.rn.satfinite.e4m3x2" in ptx, "activations are not rounded to fp8 by the hardware"
     assert ("e4m3.e4m3" in ptx) is (rows >= 64)
 
 
