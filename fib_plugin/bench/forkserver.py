@@ -41,7 +41,7 @@ class ServerDied(Exception):
 
 
 class ServerLost(ServerDied):
-    """The server ended while one of its children was at work, and took it along."""
+    """The server ended after it had started, and took its children along."""
 
 
 class ForkServer:
@@ -74,9 +74,9 @@ class ForkServer:
         self._lost = False
         try:
             self._answer(None, _START_S)
-        except ServerDied:
+        except ServerLost as error:
             self.close()
-            raise
+            raise ServerDied(str(error)) from None
 
     def fork(self, order: wire.Fork, line: socket.socket, output: int) -> int:
         """Start a child that serves on ``line`` and prints to ``output``; its process id."""
@@ -127,7 +127,7 @@ class ForkServer:
         except (WireError, TimeoutError, OSError) as error:
             self._lost = True
             said = f"the process that starts children is gone ({error})\n{self._drain.text()}"
-            raise ServerDied(said.strip()) from None
+            raise ServerLost(said.strip()) from None
 
 
 def main(descriptor: int, device: str, threads: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from bench_cases import NORM, RIGHT, dataset, solution, workload
 
 from fib_plugin.bench import BenchResult, run_bench, tree
+from fib_plugin.bench.forkserver import ForkServer
 from fib_plugin.bench.runner import Progress
 from fib_plugin.dataset import TraceSet
 from fib_plugin.schema import Definition
@@ -77,7 +78,9 @@ class Killer:
 
     def _strike(self) -> None:
         time.sleep(self._after)
-        os.kill(self._whom(), signal.SIGKILL)
+        pid = self._whom()
+        assert pid > 1
+        os.kill(pid, signal.SIGKILL)
         self.killed.set()
 
 
@@ -117,8 +120,27 @@ def test_a_killed_fork_server_costs_no_verdict(tmp_path: Path, cache: Path) -> N
     killer = Killer(": slow", server)
     results, problems = bench(traces, cache, killer)
     assert killer.killed.is_set()
-    assert [one.status.value for one in results] == ["PASSED"] * 4, [one.log for one in results]
     assert not problems
+    assert [one.status.value for one in results] == ["PASSED"] * 4, [one.log for one in results]
+
+
+def test_a_fork_server_that_dies_while_it_is_asked_costs_no_verdict(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ForkServer.latency_ns
+    killed: list[int] = []
+
+    def latency_ns(self: ForkServer) -> int:
+        if not killed:
+            killed.append(self._process.pid)
+            os.kill(self._process.pid, signal.SIGKILL)
+        return asked(self)
+
+    monkeypatch.setattr(ForkServer, "latency_ns", latency_ns)
+    results, problems = bench(dataset(tmp_path, solution("right", RIGHT), workloads=WORKLOADS[:1]), cache)
+    assert killed
+    assert not problems
+    assert [one.status.value for one in results] == ["PASSED"], [one.log for one in results]
 
 
 def test_a_killed_reference_process_costs_no_verdict(tmp_path: Path, cache: Path) -> None:
