@@ -27,7 +27,7 @@ from fib_plugin.bench.timed import TimedJudge
 from fib_plugin.bench.tryout import try_out
 from fib_plugin.build import BuildError, lay_down
 from fib_plugin.dataset.conditions import NOTHING_KNOWN, Conditions
-from fib_plugin.judge import Ratio, Verdict, median_ms, ratio
+from fib_plugin.judge import Ratio, Verdict, median_ms, ratio, together
 from fib_plugin.schema import ENGINE_AUTHOR, EvaluationStatus, Solution, content_hash
 
 #: A build may import an engine or compile; both are slow once and not the kernel's doing.
@@ -181,7 +181,7 @@ class Examiner:
         again = self._look_again(case, contender, baseline, check)
         if isinstance(again, Verdict):
             return Outcome(again)
-        return _less(outcome, _compared(verdict, again, baseline) if again is not None else None)
+        return _both(outcome, _compared(verdict, again, baseline) if again is not None else None)
 
     def _look_again(
         self, case: Case, contender: Contender, baseline: Contender, check: TimedJudge | None
@@ -281,14 +281,13 @@ def _compared(verdict: Verdict, timed: Times, baseline: Contender) -> Outcome:
     )
 
 
-def _less(first: Outcome, second: Outcome | None) -> Outcome:
-    """The less favourable of two looks at what seemed to win; without a second one there is no win."""
+def _both(first: Outcome, second: Outcome | None) -> Outcome:
+    """Two looks at what seemed to win; without a second one there is no win."""
     assert first.ratio is not None
     if second is None or second.ratio is None:
         return replace(first, ratio=replace(first.ratio, low=min(first.ratio.low, 1.0)))
-    worse = first if first.ratio.low <= second.ratio.low else second
+    found = together(first.ratio, second.ratio)
     throttled = tuple(dict.fromkeys((*first.conditions.throttled, *second.conditions.throttled)))
-    conditions = msgspec.structs.replace(worse.conditions, throttled=throttled)
-    assert worse.ratio is not None
-    high = max(first.ratio.high, second.ratio.high)
-    return replace(worse, ratio=replace(worse.ratio, high=high), conditions=conditions)
+    conditions = msgspec.structs.replace(second.conditions, throttled=throttled)
+    # What the displaced op prepares was measured where it had compiled already.
+    return replace(second, solution_ms=found.solution_ms, ratio=found, conditions=conditions)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fib_plugin.judge.elementwise import identical, outputs
 from fib_plugin.judge.form import TENSOR, Form, check_form, form_of
-from fib_plugin.judge.ratio import Ratio, median_ms, ratio
+from fib_plugin.judge.ratio import Ratio, median_ms, ratio, together
 from fib_plugin.judge.sampling import draws, even, levels
 from fib_plugin.judge.verdict import Verdict, wrong
 
@@ -26,5 +26,6 @@ __all__ = [
     "median_ms",
     "outputs",
     "ratio",
+    "together",
     "wrong",
 ]

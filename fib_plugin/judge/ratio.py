@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,27 @@ def ratio(
     others = [np.log(value), *(np.median(half) for half in np.array_split(logs, 2) if len(half))]
     low, high = np.exp(min(middle - below, *others)), np.exp(max(middle + above, *others))
     return Ratio(medians[0] / 1e6, medians[1] / 1e6, value, min(float(low), value), max(float(high), value))
+
+
+def together(first: Ratio, second: Ratio) -> Ratio:
+    """What two looks in processes of their own say, of which each may be wrong in the same way all along.
+
+    Where one of them sees no win, it is the one that counts. Where both do, their mean (of logarithms, as in `ratio`),
+    with an interval for the errors of both and for what the looks themselves differ by.
+    """
+    if min(first.low, second.low) <= 1.0:
+        worse = min(first, second, key=lambda look: look.low)
+        return replace(worse, high=max(first.high, second.high))
+    solution_ms = (first.solution_ms + second.solution_ms) / 2
+    baseline_ms = (first.baseline_ms + second.baseline_ms) / 2
+    value = baseline_ms / solution_ms
+    values, lows, highs = (
+        np.log([getattr(look, name) for look in (first, second)]) for name in ("value", "low", "high")
+    )
+    middle, apart = float(values.mean()), float(abs(values[0] - values[1])) / 2
+    below, above = (float(np.hypot(np.hypot(*(values - ends)) / 2, apart)) for ends in (lows, highs))
+    low, high = float(np.exp(middle - below)), float(np.exp(middle + above))
+    return Ratio(solution_ms, baseline_ms, value, min(low, value), max(high, value))
 
 
 def median_ms(samples_ns: Sequence[float]) -> float:
