@@ -1,9 +1,9 @@
 """How often two sides that take the same time seem to differ: simulated noise that resembles itself, and its rates.
 
-Over 900 comparisons of equals one look has its lower end above 1 in 3% of them where pairs are independent, in 6% where
-each pair resembles the one before by 0.5, in 11% by 0.8. The benchmark says that there is a win only where two looks, in
-processes of their own, both see one: in 0.0%, 0.1% and 0.7%, and never above the margin of 3% that an engine asks for.
-What is 1.10 times as fast wins by that margin in 97% and more.
+Over 900 comparisons of equals one look has its lower end above 1 in 3% of them where pairs are independent, in 6%
+where each pair resembles the one before by 0.5, in 11% by 0.8. The benchmark says that there is a win only where two
+looks, in processes of their own, both see one: in 0.0%, 0.1% and 0.7%, and never above the margin of 3% that an engine
+asks for. What is 1.10 times as fast wins by that margin in 97% and more.
 """
 
 from __future__ import annotations
