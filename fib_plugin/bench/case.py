@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from fib_plugin import judge, ops
 from fib_plugin.bench.bandwidth import cache_bytes
@@ -105,6 +108,17 @@ class Case:
     def right(self, inputs: Sequence[Any]) -> list[Any]:
         """What is right for inputs of this workload."""
         return self.referee(inputs, self.forms)[0]
+
+    def unseen(self) -> Trial:
+        """The first trial, with contents in its memory that no call has had: no answer to them lies about anywhere.
+
+        The first trial's `restore` brings its own contents back.
+        """
+        self.timing.touch([0], np.random.default_rng())
+        inputs = [value.clone() if hasattr(value, "clone") else value for value in self.timing.inputs[0]]
+        trial = dataclasses.replace(self.trials[0], inputs=inputs, expected=self.right(inputs))
+        trial.restore()
+        return trial
 
     def blobs(self, displaced: bool) -> dict[str, Blob]:
         """All blobs that a child needs for this case, by name: a solution's, or the displaced op's."""

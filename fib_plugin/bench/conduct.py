@@ -70,30 +70,36 @@ def check_conduct(case: Case, seat: Seat, key: str, solution: Solution, first: S
         if not again.passed:
             raise Caught("nondeterministic", f"two answers to the same inputs differ by more than allowed: {again.log}")
     if watched:
-        _check_kernel(case, trial, seat, key, language, ran)
+        _check_kernel(case, seat, key, language, ran)
     return same
 
 
-def _check_kernel(case: Case, trial: Trial, seat: Seat, key: str, language: Language, ran: wire.Ran) -> None:
+def _check_kernel(case: Case, seat: Seat, key: str, language: Language, ran: wire.Ran) -> None:
     library = sorted(set(ran.library) & _LIBRARY)
     if library:
         raise Caught("library_call", f"it says {language.value} and calls {', '.join(library)} of torch")
+    if ran.python:
+        raise Caught("library_call", f"it says {language.value} and has Python run {', '.join(ran.python)}")
     if language is not Language.TRITON:
-        return
+        return  # what is called is itself the kernel: nothing else of it could compute
     if not ran.launches:
         raise Caught("no_kernel", "it says triton, and none of its kernels was launched")
+    if case.config.evaluator == "elementwise" and _right_without_kernels(case, seat, key):
+        raise Caught("no_kernel", "its answer is right without its kernels: they compute nothing of it")
+
+
+def _right_without_kernels(case: Case, seat: Seat, key: str) -> bool:
+    # On other inputs: in a buffer that it keeps, or that an allocator hands out again, lies what its kernels wrote.
+    trial = case.unseen()
     trial.arm()
     try:
         ghost = seat.ask(wire.Run(key, trial.name, trial.layout, "ghost"), wire.Ran)
+        outputs = _outputs(case, trial, ghost, seat)
+        return judge.outputs(case.definition, outputs, trial.expected, case.config.tolerance).passed
     except Refused:  # without its kernels it does not even run
-        return
-    if (
-        case.config.evaluator == "elementwise"
-        and judge.outputs(
-            case.definition, _outputs(case, trial, ghost, seat), trial.expected, case.config.tolerance
-        ).passed
-    ):
-        raise Caught("no_kernel", "its answer is right without its kernels: they compute nothing of it")
+        return False
+    finally:
+        case.trials[0].restore()
 
 
 def check_floor(case: Case, place: Place, took_ms: float) -> None:

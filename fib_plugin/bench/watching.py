@@ -13,14 +13,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _frames = sys._current_frames
+#: Code from text that is no solution's: imports, what `fib_plugin.build` and dataclasses make.
+_FROM_TEXT = ("<frozen ", "<call>", "<into>", "<__array_function__")
 
 
 @dataclass(slots=True)
 class Seen:
-    """``launches`` is None where no launcher is loaded whose kernels could be counted."""
+    """``launches`` is None where no launcher is loaded whose kernels could be counted.
+
+    ``python``: which Python code ran that belongs to nothing that is installed.
+    """
 
     library: list[str] = field(default_factory=list)
     launches: int | None = None
+    python: list[str] = field(default_factory=list)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,8 +46,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
-def watching(ghost: bool) -> Iterator[Seen]:
-    """Count what is called inside; with ``ghost`` no kernel of Triton's is launched."""
+def watching(ghost: bool, native: bool = False) -> Iterator[Seen]:
+    """Count what is called inside; with ``ghost`` no kernel of Triton's is launched.
+
+    ``native``: compiled code is called, which has no business with Python beside its binding's and torch's own.
+    """
     seen = Seen()
     launchers = _launchers()
     if launchers:
@@ -50,12 +59,30 @@ def watching(ghost: bool) -> Iterator[Seen]:
     for owner, name, original in originals:
         setattr(owner, name, _counting(original, seen, ghost))
     try:
-        with _Recorder(seen.library):
+        with _Recorder(seen.library), _noting_python(seen.python) if native else contextlib.nullcontext():
             yield seen
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
         seen.library[:] = sorted(set(seen.library))
+        seen.python[:] = sorted(set(seen.python))
+
+
+@contextlib.contextmanager
+def _noting_python(names: list[str]) -> Iterator[None]:
+    """Note code that was made from text: what is installed lies in files, as our own does."""
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        where = frame.f_code.co_filename
+        if event == "call" and where.startswith("<") and not where.startswith(_FROM_TEXT):
+            names.append(f"{frame.f_code.co_name} of {where}")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 def _counting(original: Any, seen: Seen, ghost: bool) -> Any:

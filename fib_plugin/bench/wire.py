@@ -207,6 +207,8 @@ class Ran(msgspec.Struct, tag=True, frozen=True):
     threads: int = 0
     library: list[str] = []
     launches: int | None = None
+    #: Names of Python code that ran inside of compiled code.
+    python: list[str] = []
 
 
 class Drawn(msgspec.Struct, tag=True, frozen=True):

@@ -21,7 +21,7 @@ from fib_plugin.bench.integrity import snapshot
 from fib_plugin.bench.outputs import as_bytes, describe, fits, store
 from fib_plugin.bench.recorder import Recorder
 from fib_plugin.build import Runnable, load
-from fib_plugin.schema import Definition, Solution, parse
+from fib_plugin.schema import Definition, Language, Solution, parse
 
 #: How long a call's output is watched for changes after it was returned.
 _LATE_S = 0.002
@@ -92,7 +92,8 @@ class Worker:
         before, python = watching.thread_count(), watching.python_threads()
         start = time.perf_counter()
         if request.watch:
-            with watching.watching(request.watch == "ghost") as seen:
+            native = runnable.solution.spec.language in (Language.CPP, Language.CUDA)
+            with watching.watching(request.watch == "ghost", native) as seen:
                 outputs, live = self._call(runnable, inputs, blob, layout)
         else:
             outputs, live = self._call(runnable, inputs, blob, layout)
@@ -101,7 +102,8 @@ class Worker:
         grown = watching.thread_count() - before
         late = self._changes_late(live, blob, layout)
         self._bring_back(shared, inputs)
-        return wire.Ran(outputs, seconds, late, max(left, grown if left > 0 else 0), seen.library, seen.launches)
+        threads = max(left, grown if left > 0 else 0)
+        return wire.Ran(outputs, seconds, late, threads, seen.library, seen.launches, seen.python)
 
     def _changes_late(self, live: Sequence[Any], blob: Blob, layout: wire.Layout) -> bool:
         """Whether outputs change after they were returned: work that goes on elsewhere."""
