@@ -58,12 +58,12 @@ def take_times(
     # Engines draw tokens outside of their graphs.
     if place.graphs and place.device != "cpu" and case.config.evaluator != "sampling":
         with contextlib.suppress(Uncaptured):
-            return _take_turns(place.device, latency_ns(), case, contender, baseline, check, graphs=True)
-    return _take_turns(place.device, latency_ns(), case, contender, baseline, check, graphs=False)
+            return _take_turns(place, latency_ns(), case, contender, baseline, check, graphs=True)
+    return _take_turns(place, latency_ns(), case, contender, baseline, check, graphs=False)
 
 
 def _take_turns(
-    device: str,
+    place: Place,
     latency: float,
     case: Case,
     contender: Contender,
@@ -86,7 +86,7 @@ def _take_turns(
         if not baseline.seat.child.sandboxed:
             turns.append(Turn(baseline.seat, case, baseline.key, latency, toll=True, graphs=graphs))
     try:
-        with Watch(device) as watch:
+        with Watch(place.device) as watch:
             found = measure(turns, _TIMING_S, np.random.default_rng())
     except Uncaptured:
         if own.verdict is None:
@@ -97,5 +97,5 @@ def _take_turns(
         raise Caught("time_mismatch", difference)
     solution_ns, *others = steady(found)
     timing = "graph" if graphs else "plain"
-    conditions = watch.conditions(held_share(found))
+    conditions = watch.conditions(held_share(found, place.threads) if place.device == "cpu" else None)
     return Times(solution_ns, others[0] if others else [], others[1] if len(others) > 1 else [], timing, conditions)

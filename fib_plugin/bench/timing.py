@@ -33,7 +33,8 @@ _LONG_NS, _LONGEST_NS, _TRIES, _LEAST_SEEN = 15_000_000, 2_000_000_000, 6, 0.6
 class Sample:
     """One burst: nanoseconds by the clock on record, by the child's own, and by the parent's; and how many calls.
 
-    ``held_ns``: for how long the child's threads had no core though they could have run, by the kernel's account.
+    ``held_ns``: for how long the child's threads had no core though they could have run, by the kernel's account, each
+    counted. Only where the CPU's time is on record.
     """
 
     ns: float
@@ -119,10 +120,10 @@ def steady(samples: Sequence[Sequence[Sample]]) -> list[list[float]]:
     return [[side[index].ns / side[index].calls for index in sorted(best)] for side in samples]
 
 
-def held_share(samples: Sequence[Sequence[Sample]]) -> float:
-    """The share of the bursts' time for which their sides could have run and had no core."""
+def held_share(samples: Sequence[Sequence[Sample]], threads: int = 1) -> float:
+    """The share of the bursts' time for which a thread of their sides could have run and had no core, in the mean."""
     every = [one for side in samples for one in side]
-    spent = sum(one.wall_ns for one in every)
+    spent = threads * sum(one.wall_ns for one in every)
     return round(sum(one.held_ns for one in every) / spent, 4) if spent > 0 else 0.0
 
 

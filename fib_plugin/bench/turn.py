@@ -85,9 +85,9 @@ class Turn:
         used = sorted({(start + step) % self.sets for step in range(min(calls, self.sets))})
         fresh = self._renew(used)  # after the recording: what was computed beside it is of no use now
         seat.ask(wire.Ping(fresh), wire.Ready)  # it wakes up, and copies, on its own time
-        waited = seat.child.waited_ns()
+        waited = 0 if self._on_device else seat.child.waited_ns()
         sampled = seat.ask(wire.Burst(self._key, start, calls, self._toll, self._graphs), wire.Sampled)
-        held = max(seat.child.waited_ns() - waited, 0)
+        held = 0 if self._on_device else max(seat.child.waited_ns() - waited, 0)
         took = float(seat.child.took_ns)
         wall = took - min(self._latency, _MOST_LATENCY * took)
         self._position = (start + calls) % self.sets

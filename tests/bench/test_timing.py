@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fib_plugin.bench.timing import MOST_CALLS, Sample, disagrees, measure, steady
+from fib_plugin.bench.timing import MOST_CALLS, Sample, disagrees, held_share, measure, steady
 
 
 class Pretended:
@@ -101,6 +101,12 @@ def test_pairs_that_the_host_held_up_do_not_count() -> None:
     fine = [Sample(1e6, 1e6, 1e6, 10) for _ in range(12)]
     mine, theirs = steady([held_up + fine, [*fine, *fine][:20]])
     assert set(mine) == set(theirs) == {1e5}
+
+
+def test_the_share_of_time_without_a_core_is_a_threads() -> None:
+    sides = [[Sample(1e6, 1e6, 1e6, 10, held_ns=4e5)] * 3, [Sample(1e6, 1e6, 1e6, 10)] * 3]
+    assert held_share(sides) == pytest.approx(0.2)
+    assert held_share(sides, threads=2) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("slow_clock", "caught"), [(1.0, False), (10.0, True), (0.1, True)])

@@ -84,8 +84,11 @@ def test_what_changed_is_copied_before_the_burst_and_not_in_it(sets: TimingSets)
         assert all(rows is None or 1 < len(rows) <= 8 for rows in fresh.rows.values())
 
 
-def test_a_burst_knows_for_how_long_it_was_kept_from_a_core(sets: TimingSets) -> None:
-    assert turn(Asked("cpu"), sets).burst(4).held_ns == 700
+@pytest.mark.parametrize(("device", "held_ns"), [("cpu", 700), ("cuda", 0)])
+def test_a_burst_on_a_cpu_knows_for_how_long_it_was_kept_from_a_core(
+    device: str, held_ns: int, sets: TimingSets
+) -> None:
+    assert turn(Asked(device), sets).burst(4).held_ns == held_ns
 
 
 def test_inputs_change_between_the_recording_of_a_graph_and_its_replay(sets: TimingSets) -> None:
