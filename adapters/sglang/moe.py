@@ -50,7 +50,7 @@ class Moe(Adapter):
             if self.live and not torch.compiler.is_compiling():
                 out = self._substitute(method, layer, dispatch_output)
                 if out is not None:
-                    return _combine_input()(hidden_states=out)
+                    return combine_input()(hidden_states=out)
             return original(method, layer, dispatch_output)
 
         return apply
@@ -72,12 +72,30 @@ class Moe(Adapter):
 
 def _unsupported(method: Any, layer: Any, given: Any) -> bool:
     """Whether the call has what the definition lacks, or the weights are not as they were loaded."""
-    config, x = method.moe_runner_config, given.hidden_states
+    x = given.hidden_states
+    return bool(
+        unsupported_call(given)
+        or unsupported_layer(method, layer)
+        or x.dtype not in NAMES
+        or x.dtype != layer.w13_weight.dtype
+    )
+
+
+def unsupported_call(given: Any) -> bool:
+    """Whether experts are given anything but plain tokens with their routing."""
     return bool(
         type(given).__name__ != "StandardDispatchOutput"
         or not hasattr(given.topk_output, "topk_ids")
         or getattr(given, "hidden_states_scale", None) is not None
-        or config.activation != "silu"
+        or not given.hidden_states.shape[0]
+    )
+
+
+def unsupported_layer(method: Any, layer: Any) -> bool:
+    """Whether experts compute what definitions lack, with weights of whatever format, or not from those as loaded."""
+    config = method.moe_runner_config
+    return bool(
+        config.activation != "silu"
         or not getattr(config, "is_gated", True)
         or config.apply_router_weight_on_input
         or config.no_combine
@@ -92,13 +110,11 @@ def _unsupported(method: Any, layer: Any, given: Any) -> bool:
         or getattr(method, "use_triton_kernels", False)
         or getattr(method, "w13_swiglu_interleaved", False)
         or getattr(layer, "moe_ep_size", 1) != 1
-        or x.dtype not in NAMES
-        or x.dtype != layer.w13_weight.dtype
-        or not x.shape[0]
     )
 
 
-def _combine_input() -> Any:
+def combine_input() -> Any:
+    """The class of the engine in which experts return what they computed."""
     from sglang.srt.layers.moe.token_dispatcher import StandardCombineInput
 
     return StandardCombineInput

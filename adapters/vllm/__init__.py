@@ -8,6 +8,7 @@ from fib_plugin.adapters.vllm.gemm_fp8 import GemmFp8
 from fib_plugin.adapters.vllm.metrics import Metrics
 from fib_plugin.adapters.vllm.mla import Mla
 from fib_plugin.adapters.vllm.moe import Moe
+from fib_plugin.adapters.vllm.moe_fp8 import MoeFp8
 from fib_plugin.adapters.vllm.norm import Norm
 from fib_plugin.adapters.vllm.paged_attention import FlashAttention, FlashInferAttention, TritonAttention
 from fib_plugin.adapters.vllm.rope import Rope
@@ -28,6 +29,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
     FlashInferAttention,
     Mla,
     Moe,
+    MoeFp8,
     Sampling,
     SamplingV2,
     CompileCache,

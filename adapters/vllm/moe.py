@@ -121,7 +121,7 @@ class Moe(Adapter):
             if w13 is None:
                 return original(method, layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
             compiling = torch.compiler.is_compiling()
-            if shared_experts is not None or _unsupported(layer) or x.dtype != w13.dtype:
+            if shared_experts is not None or unsupported(layer) or x.dtype != w13.dtype:
                 if not compiling:
                     self.decline()
                 return original(method, layer, x, topk_weights, topk_ids, shared_experts, shared_experts_input)
@@ -157,7 +157,7 @@ class Moe(Adapter):
         return self._apply(layer.quant_method, layer, x, topk_weights, topk_ids, None, None)  # type: ignore
 
 
-def _unsupported(layer: Any) -> bool:
+def unsupported(layer: Any) -> bool:
     """Whether the layer has what the definition lacks: another activation, expert map, bias, weights on the input."""
     return bool(
         getattr(layer, "w13_bias", None) is not None

@@ -16,7 +16,7 @@ def setup(hidden_states, w13, w2, topk_weights, topk_ids):
         inplace=False,
     )
     if hidden_states.is_cuda:
-        from sglang.srt.layers.moe.fused_moe_triton.fused_moe import fused_experts
+        from sglang.srt.layers.moe.fused_moe_triton import fused_experts
 
         return lambda: fused_experts(hidden_states, w13, w2, routed, config)
     from sglang.srt.layers.moe.fused_moe_native import moe_forward_native
