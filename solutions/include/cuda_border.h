@@ -16,11 +16,19 @@ namespace fib {
 
 using tvm::ffi::TensorView;
 
-inline void check(const char* name, TensorView t, std::initializer_list<int64_t> shape, int device) {
+struct ElementType {
+  uint8_t code, bits;
+  const char* name;
+};
+constexpr ElementType BFLOAT16{kDLBfloat, 16, "bfloat16"}, FLOAT32{kDLFloat, 32, "float32"}, INT32{kDLInt, 32, "int32"},
+    INT64{kDLInt, 64, "int64"};
+
+inline void check(const char* name, TensorView t, std::initializer_list<int64_t> shape, int device,
+                  ElementType type = BFLOAT16) {
   if (t.device().device_type != kDLCUDA) TVM_FFI_THROW(ValueError) << name << " is not in CUDA memory";
   if (t.device().device_id != device) TVM_FFI_THROW(ValueError) << name << " is on another device";
-  if (t.dtype().code != kDLBfloat || t.dtype().bits != 16 || t.dtype().lanes != 1) {
-    TVM_FFI_THROW(TypeError) << name << " has the wrong dtype, expected bfloat16";
+  if (t.dtype().code != type.code || t.dtype().bits != type.bits || t.dtype().lanes != 1) {
+    TVM_FFI_THROW(TypeError) << name << " has the wrong dtype, expected " << type.name;
   }
   if (t.ndim() != static_cast<int32_t>(shape.size())) {
     TVM_FFI_THROW(ValueError) << name << " has " << t.ndim() << " dimensions, expected " << shape.size();
@@ -39,8 +47,8 @@ inline void check(const char* name, TensorView t, std::initializer_list<int64_t>
   }
 }
 
-inline __nv_bfloat16* data(TensorView t) {
-  return reinterpret_cast<__nv_bfloat16*>(static_cast<char*>(t.data_ptr()) + t.byte_offset());
+template <class T = __nv_bfloat16> T* data(TensorView t) {
+  return reinterpret_cast<T*>(static_cast<char*>(t.data_ptr()) + t.byte_offset());
 }
 
 // Whether every row starts on 16 bytes.

@@ -1,5 +1,5 @@
-// The product of a stored weight with the few rows of a decode step by the copy engine: one warp asks for long pieces of
-// the weight's rows, far ahead, and other warps multiply what has come. All of A that a block needs stays beside it.
+// The product of a stored weight with the few rows of a decode step by the copy engine: some warps ask for long pieces of
+// the weight's rows, far ahead, and the others multiply what has come. All of A that a block needs stays beside it.
 //
 // C blocks of a cluster share K and add up through each other's shared memory, for a K whose rows of A would not fit or
 // an N that gives too few tiles. Needs compute capability 9, K a multiple of 32, and rows that start on 16 bytes.
@@ -15,7 +15,9 @@ namespace fib {
 template <int R, int NT, int W, int KC, int C>
 struct Ring {
   static constexpr int ROWS = 16 * R, TOKENS = 8 * NT, OUT = ROWS * TOKENS;
-  static constexpr int WORKERS = 32 * W, THREADS = WORKERS + 32;
+  // A copy takes one thread of a warp some 30 cycles: one warp alone could not ask for short rows fast enough.
+  static constexpr int COPIERS = 4;
+  static constexpr int WORKERS = 32 * W, THREADS = WORKERS + 32 * COPIERS;
   // Rows 64 bytes off a multiple of 128: a quarter of a warp reads two of them at once, from different banks.
   static constexpr int PITCH = KC * 2 | 64, STAGE = ROWS * PITCH;
   static constexpr int MOST = 16;                            // stages
@@ -52,7 +54,7 @@ template <int R, int NT, int W, int KC, int C> inline Cut cut_for(const Product&
 }
 
 template <int R, int NT, int W, int KC, int C>
-__global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, const Cut cut) {
+__global__ void __launch_bounds__(Ring<R, NT, W, KC, C>::THREADS, 1) ring_product(const Product p, const Cut cut) {
 #if FIB_HOPPER
   using P = Ring<R, NT, W, KC, C>;
   FIB_SHARED(memory);
@@ -71,25 +73,28 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < cut.stages; ++s) {
-      barrier_init(full + s, 1);
+      barrier_init(full + s, P::COPIERS);
       barrier_init(empty + s, W);
     }
-    barrier_init(kept, 1);
+    barrier_init(kept, P::COPIERS);
     barriers_ready();
   }
   __syncthreads();
 
-  if (warp == W) {
-    // This warp copies. The weight first, as far as the queue goes: only A waits for the kernels before.
+  if (warp >= W) {
+    // This warp copies each fourth row. The weight first, as far as the queue goes: only A waits for the kernels before.
     const uint64_t policy = read_once();
+    const int copier = warp - W;
     int stage = 0, round = 0, left = cut.stages;
+    auto own = [&](int count) { return (count - copier + P::COPIERS - 1) / P::COPIERS; };
     auto await_rows = [&] {
       await_previous();
       let_next_start();
-      if (lane == 0) arrive_and_expect(kept, rows * k_count * 2);
-      __syncwarp();
-      for (int r = lane; r < rows; r += 32) {
-        if (k_count) copy(memory + P::BARRIERS + r * cut.pitch, p.a + (m0 + r) * p.a_step + k_first, k_count * 2, kept);
+      if (lane != 0) return;
+      arrive_and_expect(kept, own(rows) * k_count * 2);
+      if (k_count == 0) return;
+      for (int r = copier; r < rows; r += P::COPIERS) {
+        copy(memory + P::BARRIERS + r * cut.pitch, p.a + (m0 + r) * p.a_step + k_first, k_count * 2, kept);
       }
     };
     for (int tile = cluster; tile < all; tile += clusters) {
@@ -97,13 +102,16 @@ __global__ void __launch_bounds__(32 * W + 32, 1) ring_product(const Product p, 
       for (int step = 0; step < steps; ++step) {
         if (left-- == 0) await_rows();
         if (round > 0) await(empty + stage, (round - 1) & 1);
-        const int k = turned(step) * KC, bytes = min(KC, k_count - k) * 2;
-        if (lane == 0) arrive_and_expect(full + stage, count * bytes);
-        __syncwarp();
-        const __nv_bfloat16* from = p.b + k_first + k;
-        for (int r = lane; r < count; r += 32) {
-          copy_once(memory + cut.queue + stage * P::STAGE + r * P::PITCH, from + (first + r) * p.b_step, bytes,
-                    full + stage, policy);
+        if (lane == 0) {
+          const int k = turned(step) * KC, bytes = min(KC, k_count - k) * 2;
+          arrive_and_expect(full + stage, own(count) * bytes);
+          const __nv_bfloat16* from = p.b + (first + copier) * p.b_step + k_first + k;
+          unsigned char* to = memory + cut.queue + stage * P::STAGE + copier * P::PITCH;
+#pragma unroll
+          for (int i = 0; i < P::ROWS / P::COPIERS; ++i) {
+            if (copier + i * P::COPIERS >= count) break;
+            copy_once(to + i * P::COPIERS * P::PITCH, from + i * P::COPIERS * p.b_step, bytes, full + stage, policy);
+          }
         }
         if (++stage == cut.stages) stage = 0, ++round;
       }

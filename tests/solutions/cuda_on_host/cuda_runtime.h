@@ -93,6 +93,7 @@ struct Block {
   Meeting all, named;
   std::vector<Meeting> warps;
   std::vector<std::vector<Fragment>> fragments;
+  std::vector<uint32_t> lanes;  // what each thread shows its warp
   unsigned done = 0;  // threads
 };
 
@@ -215,6 +216,7 @@ inline void run(dim3 grid, unsigned cluster, unsigned threads, size_t shared, st
         block->storage.assign(shared + 128, 0xff);
         block->memory = block->storage.data() + (128 - reinterpret_cast<uintptr_t>(block->storage.data()) % 128) % 128;
         block->warps.resize(threads / 32);
+        block->lanes.resize(threads);
         block->fragments.assign(threads / 32, std::vector<Fragment>(32));
         for (unsigned t = 0; t < threads; ++t) {
           constexpr size_t STACK = 64 * 1024;
@@ -243,3 +245,30 @@ inline void run(dim3 grid, unsigned cluster, unsigned threads, size_t shared, st
 
 inline void __syncthreads() { host::meet_at(host::self().block->all, static_cast<int>(host::machine.threads.x)); }
 inline void __syncwarp() { host::meet_at(host::self().block->warps[threadIdx.x / 32], 32); }
+
+// What lane `from` of the warp holds; every lane of the warp asks at once.
+template <class T> T of_lane(T value, int from) {
+  static_assert(sizeof(T) == 4);
+  uint32_t* lanes = host::self().block->lanes.data() + threadIdx.x / 32 * 32;
+  std::memcpy(lanes + threadIdx.x % 32, &value, sizeof value);
+  __syncwarp();
+  std::memcpy(&value, lanes + from, sizeof value);
+  __syncwarp();
+  return value;
+}
+template <class T> T __shfl_up_sync(unsigned, T value, int apart) {
+  const int lane = threadIdx.x % 32;
+  return of_lane(value, lane < apart ? lane : lane - apart);
+}
+template <class T> T __shfl_xor_sync(unsigned, T value, int apart) {
+  return of_lane(value, static_cast<int>(threadIdx.x % 32) ^ apart);
+}
+
+// Fibers change places only where they meet or wait.
+template <class T> T atomicAdd(T* place, T value) {
+  const T before = *place;
+  *place += value;
+  return before;
+}
+inline void atomicMin(int* place, int value) { *place = min(*place, value); }
+inline void atomicMax(int* place, int value) { *place = max(*place, value); }

@@ -108,8 +108,8 @@ inline int cluster_rank() { return host::self().block->rank; }
 inline void meet_cluster() {
   host::meet_at(host::machine.cluster, static_cast<int>(host::machine.fibers.size()));
 }
-inline float read_peer(const float* place, int rank) {
-  float value;
+template <class T> T read_peer(const T* place, int rank) {
+  T value;
   std::memcpy(&value, host::machine.blocks[static_cast<size_t>(rank)]->memory + shared_address(place), sizeof value);
   return value;
 }

@@ -104,12 +104,14 @@ __device__ __forceinline__ void meet_cluster() {
   __syncwarp();
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// The float at the same place of another block's shared memory.
-__device__ __forceinline__ float read_peer(const float* place, int rank) {
-  uint32_t there;
-  float value;
+// The four bytes at the same place of another block's shared memory.
+template <class T> __device__ __forceinline__ T read_peer(const T* place, int rank) {
+  static_assert(sizeof(T) == 4);
+  uint32_t there, bits;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(place)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there) : "memory");
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(bits) : "r"(there) : "memory");
+  T value;
+  memcpy(&value, &bits, sizeof value);
   return value;
 }
 
