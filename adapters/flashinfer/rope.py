@@ -68,31 +68,14 @@ class Rope(LibraryAdapter):
         return apply_rope_with_cos_sin_cache_inplace
 
     def _substitute(
-        self,
-        positions: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        head_size: int,
-        cache: torch.Tensor,
-        is_neox: bool,
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, head_size: int, cache: Any, is_neox: bool
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         if not self.ours():
             return None
         if query.dtype not in NAMES or key.dtype is not query.dtype or positions.dim() != 1:
             self.decline()
             return None
-        found: tuple[torch.Tensor, torch.Tensor] | None = self.run(
-            self.calls.attempt, positions, query, key, cache, head_size, is_neox
-        )
-        return found
+        return self.run(self.calls.attempt, positions, query, key, cache, head_size, is_neox)  # type: ignore[no-any-return]
 
-    def _engine(
-        self,
-        positions: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        cache: torch.Tensor,
-        head_size: int,
-        is_neox: bool,
-    ) -> None:
+    def _engine(self, positions: Any, query: Any, key: Any, cache: Any, head_size: int, is_neox: bool) -> None:
         self.run(self._in_place, positions, query, key, head_size, cache, is_neox)

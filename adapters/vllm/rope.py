@@ -128,33 +128,19 @@ class Rope(Adapter):
         query, key = element.expand(tokens, query_width), element.expand(tokens, key_width)
         self.calls.attempt(positions, query, key, cache, head_size, is_neox)
 
-    def _look(
-        self,
-        positions: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        cache: torch.Tensor,
-        head_size: int,
-        is_neox: bool,
-    ) -> None:
+    def _look(self, *call: Any) -> None:
         if self.live:
-            self.calls.attempt(positions, query, key, cache, head_size, is_neox)
+            self.calls.attempt(*call)
 
     def _body(
-        self,
-        positions: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        cache: torch.Tensor,
-        head_size: int,
-        is_neox: bool,
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *others: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        out = self.calls.attempt(positions, query, key, cache, head_size, is_neox) if self.live else None
-        if out is not None:
-            return out
-        query, key = query.contiguous().clone(), key.contiguous().clone()
-        _rotary_embedding(positions, query, key, cache, head_size, is_neox)
-        return query, key
+        out = self.calls.attempt(positions, query, key, *others) if self.live else None
+        if out is None:
+            dense = torch.contiguous_format
+            out = query.clone(memory_format=dense), key.clone(memory_format=dense)
+            _rotary_embedding(positions, *out, *others)
+        return out
 
 
 def _rotary_embedding(
@@ -172,11 +158,6 @@ def _rotary_embedding(
 
 
 def _fake(
-    positions: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    cache: torch.Tensor,
-    head_size: int,
-    is_neox: bool,
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *others: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape)
