@@ -151,3 +151,25 @@ def test_an_op_that_writes_its_arguments_costs_a_compiled_graph_no_copy() -> Non
 def _body(x: torch.Tensor, residual: torch.Tensor) -> None:
     residual.add_(x)
     x.mul_(0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_engines_answer_is_one_kernel(make_runtime: Callable[..., Any]) -> None:
+    pytest.importorskip("vllm")
+    from fib_plugin.adapters.vllm.norm import Norm
+    from torch.profiler import ProfilerActivity, profile
+
+    norm = Norm(make_runtime())
+    x, residual = torch.randn(2, ROWS, 4096, device="cuda").to(torch.bfloat16)
+    weight = torch.ones(4096, device="cuda", dtype=torch.bfloat16)
+    total = x.float() + residual.float()
+    norm.fused.body(x.clone(), residual.clone(), weight, EPS)  # the first call of a size is looked at
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        norm.fused.body(x, residual, weight, EPS)
+        torch.cuda.synchronize()
+    kernels = [event.name for event in seen.events() if str(event.device_type).endswith("CUDA")]
+    assert len(kernels) == 1, kernels
+    torch.testing.assert_close(residual.float(), total, atol=2e-2, rtol=2e-2)
+    expected = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + EPS)
+    torch.testing.assert_close(x.float(), expected, atol=2e-2, rtol=2e-2)
