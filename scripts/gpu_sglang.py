@@ -1,11 +1,12 @@
 """SGLang on a GPU with CUDA graphs on: does every op run what was proven, are the counts right, what is it worth.
 
-    python scripts/gpu_sglang.py [--sections capture,marks,moe,ratio] [--dataset DIR --lock FILE] [--report FILE]
+    python scripts/gpu_sglang.py [--sections capture,marks,moe,fp8,ratio] [--dataset DIR --lock FILE] [--report FILE]
 
 Sections, each written to the report as it ends; one that fails says why and stops no other:
   capture   a traced engine with graphs and one without count the same generation; what was harvested
   marks     every op's solution is marked while its graphs are replayed: tokens change, and come back without the mark
   moe       the same for routed experts, in a small mixture of experts
+  fp8       the same for linear layers and experts with fp8 weights, by tensors and by blocks
   ratio     with --dataset (benchmarked on this machine, with its fib.lock): ms per decode step of a random-weight
             Llama-3.1-8B, stock and with its solutions, in turns; a ratio is stock's time over apply's
 The models of the first three are made here, of a few layers and with wide random weights, so that a changed op changes
@@ -48,12 +49,18 @@ SAMPLED = {
 TRACING = {"FIB_ENABLE_TRACING": "1"}
 #: Requests of those whose tokens are certain.
 CERTAIN = 3
+#: Models with fp8 weights, and the families that serve them.
+FP8 = {
+    "llama_fp8": ("gemm_fp8_rowwise",),
+    "llama_fp8_block": ("gemm_fp8_block_scale",),
+    "qwen3_moe_fp8_block": ("gemm_fp8_block_scale", "moe_fp8_block_scale"),
+}
 DENSE = ("gemm", "rmsnorm", "fused_add_rmsnorm", "silu_and_mul", "rope", "gqa_paged_decode", "gqa_paged_prefill")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sections", default="capture,marks,moe,ratio")
+    parser.add_argument("--sections", default="capture,marks,moe,fp8,ratio")
     parser.add_argument("--dataset", type=Path, help="for the ratio: a dataset that was benchmarked on this machine")
     parser.add_argument("--lock", type=Path, help="its fib.lock; default: beside it")
     parser.add_argument("--adapters", default="sglang.gemm", help="FIB_ADAPTERS of the ratio")
@@ -82,7 +89,13 @@ class Run:
         self.started = 0
 
     def all(self) -> None:
-        sections = {"capture": self.capture, "marks": self.marks, "moe": self.moe, "ratio": self.ratio}
+        sections = {
+            "capture": self.capture,
+            "marks": self.marks,
+            "moe": self.moe,
+            "fp8": self.fp8,
+            "ratio": self.ratio,
+        }
         try:
             self.start_first()
             for name in self.sections:
@@ -212,6 +225,21 @@ class Run:
         self.close("traced moe")
         marked = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
         return self.finished("marked moe", {"moe": self.mark(marked, "moe", None)})
+
+    def fp8(self) -> dict[str, Any]:
+        if self.options.tiny:
+            return {"left_out": "fp8 layers need a GPU"}
+        found: dict[str, Any] = {}
+        for kind, families in FP8.items():
+            traced = self.start(f"traced {kind}", kind=kind, eager=True, variables=TRACING)
+            traced.ask("start")
+            traced.ask("generate", 1, TOKENS, LENGTH)
+            self.close(f"traced {kind}")
+            adapters = "sglang.gemm_fp8,sglang.moe_fp8"
+            marked = self.proven(f"traced {kind}", f"marked {kind}", kind=kind, FIB_ADAPTERS=adapters)
+            marks = {name: self.mark(marked, name, None) for name in families}
+            found[kind] = self.finished(f"marked {kind}", marks)
+        return found
 
     def proven(self, source: str, name: str, kind: str = "llama", **variables: str) -> Worker:
         """An engine with apply on and a marked solution for every definition that ``source`` captured."""

@@ -1,6 +1,6 @@
 """Do substituted ops really answer in a vLLM on this GPU: eager, compiled with piecewise graphs, full CUDA graphs.
 
-    python scripts/gpu_watermarks.py [--report FILE] [--models qwen3_moe llama] [--modes eager compiled full]
+    python scripts/gpu_watermarks.py [--report FILE] [--models llama qwen3_moe_fp8_block] [--modes eager compiled full]
 
 For each model (two layers, random weights): a stock run that is captured, then one engine a mode in which every op has
 a solution with the reference's values and a watermark that is switched between generations (watermarks.py). With all
@@ -25,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
 
+from make_model import KINDS  # noqa: E402
+
 MODES: dict[str, dict[str, Any]] = {
     "eager": {"enforce_eager": True},
     "compiled": {"compilation_config": {"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": [1, 2, 4]}},
@@ -44,7 +46,7 @@ NEAR = {"bfloat16": 0.25, "float16": 0.1, "float32": 1e-3}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", type=Path, default=Path("watermarks.json"))
-    parser.add_argument("--models", nargs="+", default=["qwen3_moe", "llama"], choices=("qwen3_moe", "llama"))
+    parser.add_argument("--models", nargs="+", default=["qwen3_moe", "llama"], choices=KINDS)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=tuple(MODES))
     parser.add_argument("--dtype", default="bfloat16", choices=tuple(NEAR))
     parser.add_argument("--head-dim", type=int, default=128)

@@ -1,4 +1,4 @@
-"""Makes a real checkpoint with a local tokenizer, tiny unless asked: ``make_model.py DIR [llama|qwen3_moe] [--help]``.
+"""Makes a real checkpoint with a local tokenizer, tiny unless asked: ``make_model.py DIR [KIND] [--help]``.
 
 Random weights with a wide initializer_range, so that any change of an op changes greedy tokens; in float32, so that
 rounding alone changes none.
@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+#: Models, in the format of ``dtype`` or with linear layers in fp8 (fp8_checkpoint.py), by tensors or by blocks of 128.
+KINDS = ("llama", "qwen3_moe", "llama_fp8", "llama_fp8_block", "qwen3_moe_fp8_block")
 #: A width that no layer has, so that lm_head has a gemm definition of its own.
 VOCABULARY = 640
 
@@ -26,13 +28,14 @@ def make(
     kv_heads: int = 2,
     dense: int = 0,
 ) -> Path:
-    """A model of ``kind`` in ``path``, of two narrow layers unless asked; made once.
+    """A model of ``kind`` (one of KINDS) in ``path``, of two narrow layers unless asked; made once.
 
     Args:
         dense: layers of a mixture of experts that have none.
     """
     import torch
     import transformers
+    from fp8_checkpoint import quantize
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     if path.exists():
@@ -56,6 +59,7 @@ def make(
     }
     config: Any = transformers.LlamaConfig
     model: Any = transformers.LlamaForCausalLM
+    kind, separator, blocks = kind.partition("_fp8")
     if kind == "qwen3_moe":
         sizes |= {
             "num_experts": 4,
@@ -68,6 +72,8 @@ def make(
     # Under another name until it is whole: a folder that exists is taken for a checkpoint.
     unfinished = path.with_name(f"{path.name}.unfinished")
     model(config(**sizes)).to(getattr(torch, dtype)).save_pretrained(unfinished)
+    if separator:
+        quantize(unfinished, "block" if blocks else "tensor")
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrap: Any = transformers.PreTrainedTokenizerFast
@@ -80,7 +86,7 @@ def make(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, metavar="DIR")
-    parser.add_argument("kind", nargs="?", default="llama", choices=("llama", "qwen3_moe"))
+    parser.add_argument("kind", nargs="?", default="llama", choices=KINDS)
     parser.add_argument("dtype", nargs="?", default="float32")
     for name, default in (("hidden", 128), ("intermediate", 256), ("layers", 2), ("heads", 4), ("kv-heads", 2)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")

@@ -76,6 +76,23 @@ def run(hidden_states, w13, w2, topk_weights, topk_ids):
     return torch.einsum("teh,te->th", down, share).to(hidden_states.dtype)
 """
 
+#: After the reference, whose rounding it takes.
+_MOE_FP8 = """
+
+def _full(weights, scales):
+    return torch.stack([dequantized(weight, scale) for weight, scale in zip(weights, scales)])
+
+
+@torch.no_grad()
+def run(hidden_states, w13, w13_block_scales, w2, w2_block_scales, topk_weights, topk_ids):
+    x = rounded(hidden_states.float())
+    gate, up = torch.einsum("th,eih->tei", x, _full(w13, w13_block_scales)).chunk(2, dim=-1)
+    act = rounded(torch.nn.functional.silu(gate) * up)
+    down = torch.einsum("tei,ehi->teh", act, _full(w2, w2_block_scales))
+    share = x.new_zeros(x.shape[0], w13.shape[0]).scatter_add_(1, topk_ids.long(), topk_weights.float())
+    return torch.einsum("teh,te->th", down, share).to(hidden_states.dtype)
+"""
+
 
 def text(definition: Definition) -> str:
     """What a solution without a mark is."""
@@ -84,6 +101,8 @@ def text(definition: Definition) -> str:
     if name in ("gqa_paged_decode", "gqa_paged_prefill"):
         request = _DECODE if name == "gqa_paged_decode" else _PREFILL
         return _ATTENTION.format(arguments=", ".join(definition.inputs), request=request)
+    if name == "moe_fp8_block_scale":
+        return definition.reference + _MOE_FP8
     return _MOE if name == "moe" else definition.reference
 
 

@@ -34,6 +34,12 @@ def attention(queries: tuple[int, ...] | None, spare: int) -> tuple[Any, ...]:
     return (normal(tokens, 4, 8), normal(40, 1, 2, 8), normal(41, 1, 2, 8)[1:], *starts, indptr, indices, 0.3)
 
 
+def fp8_weight(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    experts, rows, columns = shape
+    scales = torch.rand(experts, -(-rows // 128), -(-columns // 128)) / (100 * columns**0.5)
+    return (normal(*shape) * 100).clamp(-448, 448).to(torch.float8_e4m3fn), scales
+
+
 CASES: dict[str, tuple[Definition, tuple[Any, ...]]] = {
     "decode": (ops.ALL["gqa_paged_decode"].definition(**GQA), attention(None, 0)),
     "decode with room to spare": (ops.ALL["gqa_paged_decode"].definition(**GQA), attention(None, 20)),
@@ -48,6 +54,22 @@ CASES: dict[str, tuple[Definition, tuple[Any, ...]]] = {
             torch.rand(3, 2),
             torch.tensor([[0, 1], [3, 2], [1, 1]], dtype=torch.int32),
         ),
+    ),
+    "moe in fp8": (
+        ops.ALL["moe_fp8_block_scale"].definition(
+            topk=2, num_experts=4, hidden_size=200, intermediate_size=128, **FP32
+        ),
+        (
+            normal(3, 200),
+            *fp8_weight(4, 256, 200),
+            *fp8_weight(4, 200, 128),
+            torch.rand(3, 2),
+            torch.tensor([[0, 1], [3, 2], [1, 1]], dtype=torch.int32),
+        ),
+    ),
+    "gemm in fp8": (
+        ops.ALL["gemm_fp8_rowwise"].definition(n=5, k=4, **FP32),
+        (normal(3, 4), normal(5, 4).to(torch.float8_e4m3fn), torch.rand(5)),
     ),
     "gemm": (ops.ALL["gemm"].definition(n=5, k=4, **FP32), (normal(3, 4), normal(5, 4))),
 }
