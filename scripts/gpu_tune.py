@@ -2,9 +2,10 @@
 
     python scripts/gpu_tune.py [--ops qkv,o,...] [--rows 1,2,4,...] [--budget SECONDS] [--report FILE] [--no-header]
 
-Compiles every plan of tune_plans.py, checks each against float32 at each shape it is timed at, and times it in a CUDA
-graph over the weights of several layers, so that none is in the cache, beside cuBLAS (torch.mm), which takes turns with
-the best plans at the end. Before each product runs a small kernel that writes A, as in a model: for `down` the shipped
+Compiles every plan of tune_plans.py and runs each once in another process, so that one that hangs or faults costs
+seconds and is left out. Then checks each against float32 at each shape it is timed at, and times it in a CUDA graph
+over the weights of several layers, so that none is in the cache, beside cuBLAS (torch.mm), which takes turns with the
+best plans at the end. Before each product runs a small kernel that writes A, as in a model: for `down` the shipped
 silu_and_mul_cuda, with which our product overlaps, for the others one of torch, with which it cannot. The best plans
 are timed after both.
 
@@ -17,6 +18,7 @@ tests/solutions/test_cuda_kernels.py tests/solutions/test_gemm_plans.py.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -30,6 +32,7 @@ from typing import Any
 
 import torch
 import tune_plans
+import tune_trial
 
 from fib_plugin import ops
 from fib_plugin.build import BuildError, build, precompile
@@ -58,11 +61,19 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=tune_plans.REPORT)
     parser.add_argument("--cache", type=Path, help="keeps what is compiled")
     parser.add_argument("--no-header", dest="header", action="store_false", help="leave tuned.h as it is")
+    parser.add_argument("--trial", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
         raise SystemExit("needs a CUDA device of compute capability 9.0 or more")
+    if options.trial:
+        run_once(options.trial, options.cache)
+        return
     stop_at = time.monotonic() + options.budget
-    calls, problems = compiled(sorted({plan for m in options.rows for plan in tune_plans.plans_for(m)}), options.cache)
+    plans = sorted({plan for m in options.rows for plan in tune_plans.plans_for(m)})
+    problems = compile_all(plans, options.cache)
+    tried = [plan for plan in plans if plan not in problems]
+    problems |= tune_trial.trial(tried, lambda left: trial_command(left, options.cache))
+    calls = {plan: load(plan, options.cache) for plan in plans if plan not in problems}
     found = Found(options.report, problems, options.header)
     for name in options.ops:
         tune(name, options.rows, calls, found, stop_at)
@@ -70,26 +81,51 @@ def main() -> None:
     print(json.dumps({"table": found.device["table"], "problems": found.device["problems"]}, indent=1))
 
 
-def compiled(plans: list[str], cache: Path | None) -> tuple[dict[str, Call], dict[str, str]]:
-    """Plan -> call(A, B, C), built on all cores, and what did not build."""
-    calls: dict[str, Call] = {}
+def compile_all(plans: list[str], cache: Path | None) -> dict[str, str]:
+    """Compiles on all cores; plan -> what its compiler said, for those that it refused."""
     problems: dict[str, str] = {}
-    solutions = {plan: tune_plans.solution_of(plan) for plan in plans}
 
     def compile_one(plan: str) -> None:
         try:
-            precompile(solutions[plan][0], cache, retry=True)
+            precompile(tune_plans.solution_of(plan)[0], cache, retry=True)
         except BuildError as error:
             problems[plan] = str(error)[:300]
 
     began = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one, plans))
-    for plan, (solution, definition) in solutions.items():
-        if plan not in problems:
-            calls[plan] = build(solution, definition, cache).into
-    print(f"{len(calls)} plans compiled in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return calls, problems
+    print(f"{len(plans)} plans compiled in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return problems
+
+
+_loaded: list[Any] = []  # what is built lives as long as it is called
+
+
+def load(plan: str, cache: Path | None) -> Call:
+    runnable = build(*tune_plans.solution_of(plan), cache)
+    _loaded.append(runnable)
+    return runnable.into
+
+
+def trial_command(plans: list[str], cache: Path | None) -> list[str]:
+    where = ["--cache", str(cache)] if cache else []
+    return [sys.executable, str(Path(__file__).resolve()), "--trial", json.dumps(plans), *where]
+
+
+def run_once(plans: list[str], cache: Path | None) -> None:
+    """The other process: a line for each plan, as soon as it ran."""
+    weight = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) / 64
+    benches = {rows: Bench([weight], rows) for rows in tune_plans.PLANS}
+    print("ready", flush=True)
+    for plan in plans:
+        rows = next(rows for rows, some in tune_plans.PLANS.items() if plan in some)
+        try:
+            problem = benches[rows].problem(load(plan, cache))
+        except RuntimeError as error:
+            print(json.dumps({plan: str(error)[-200:]}), flush=True)
+            raise SystemExit(tune_trial.FAULTED) from None
+        # What is refused at this shape may do for others.
+        print(json.dumps({plan: problem if problem != REFUSED else None}), flush=True)
 
 
 class Found:
@@ -188,6 +224,9 @@ def tune(name: str, rows: list[int], calls: Mapping[str, Call], found: Found, st
         print(json.dumps({key: line[key] for key in ("op", "M", "cuBLAS_us", "ratio", "plans_us")}), flush=True)
 
 
+REFUSED = "refused: its rows of A or its queue do not fit"
+
+
 def linear(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
     torch.mm(a, b.T, out=c)
 
@@ -211,7 +250,9 @@ class Bench:
             call(self.a, self.weights[0], self.c)
             torch.cuda.synchronize()
         except RuntimeError as error:
-            return f"refused: {str(error)[-80:]}"
+            if "could not be launched" not in str(error):
+                raise
+            return REFUSED
         off = ((self.c.float() - self.want).norm() / self.want.norm()).item()
         return None if off < 3e-3 else f"wrong: off by {off:.2g}"
 
@@ -233,15 +274,13 @@ class Bench:
             call(self.a, weight, self.c)
 
 
-_gate: list[Callable[[torch.Tensor, torch.Tensor], Any]] = []
-
-
+@functools.cache
 def gate() -> Callable[[torch.Tensor, torch.Tensor], Any]:
-    if not _gate:
-        (source,) = find_sources([tune_plans.ROOT / "solutions" / "activation" / "silu_and_mul_cuda"])
-        definition = ops.ALL["silu_and_mul"].definition(d=14336)
-        _gate.append(build(source.solution_for(definition, "silu_and_mul"), definition).into)
-    return _gate[0]
+    (source,) = find_sources([tune_plans.ROOT / "solutions" / "activation" / "silu_and_mul_cuda"])
+    definition = ops.ALL["silu_and_mul"].definition(d=14336)
+    runnable = build(source.solution_for(definition, "silu_and_mul"), definition)
+    _loaded.append(runnable)
+    return runnable.into
 
 
 def in_turns(graphs: Mapping[str, torch.cuda.CUDAGraph], rounds: int) -> dict[str, float]:
