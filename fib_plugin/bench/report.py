@@ -65,6 +65,12 @@ def counts(results: Sequence[BenchResult]) -> str:
     return ", ".join(f"{count} {status}" for status, count in found.most_common())
 
 
+def wins(results: Sequence[BenchResult], margin: float) -> tuple[list[BenchResult], int]:
+    """Those whose lower end is above 1 + ``margin``, and how many were compared with an op that is not their own."""
+    compared = [one for one in results if _compared(one) and one.measurement.baseline != one.measurement.solution]
+    return [one for one in compared if (one.measurement.ratio_low or 0.0) > 1.0 + margin], len(compared)
+
+
 def axes_of(result: BenchResult) -> str:
     """The sizes of the workload."""
     return " ".join(f"{axis}={size}" for axis, size in result.workload.axes.items())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fib_plugin.schema import Solution
 
 _INTERRUPTED = 130
+_SHOWN = 6
 _PROFILES = "profiles"  # below the cache
 
 
@@ -118,13 +119,13 @@ def bench(
     view = View(as_json)
     profiles: list[Profile] = []
     try:
+        chosen = settings.load()
         traceset = TraceSet.from_path(root, strict=False)
         candidates: list[Solution] | None = None
         if paths:
             found = read_candidates(paths, traceset.definitions)
             candidates = found.solutions
             view.problems.extend(found.refusals)
-        chosen = settings.load()
         threads = threads or chosen.bench_threads
         with view:
             run_bench(
@@ -160,7 +161,7 @@ def bench(
     if as_json:
         print(json.dumps(_summary(root, view, profiles, kept), indent=2))
     else:
-        _print(view, profiles, kept, full_logs)
+        _print(view, profiles, kept, full_logs, chosen.apply_margin)
     if view.interrupted:
         raise typer.Exit(_INTERRUPTED)
     # What an earlier run measured has run: resuming has nothing left to do then.
@@ -200,7 +201,7 @@ def _profile(
         return list(profile.profile(results, root, place, cache / _PROFILES))
 
 
-def _print(view: View, profiles: Sequence[Profile], kept: bool, full_logs: bool) -> None:
+def _print(view: View, profiles: Sequence[Profile], kept: bool, full_logs: bool, margin: float) -> None:
     from fib_plugin.bench import report
 
     console = Console()
@@ -208,6 +209,12 @@ def _print(view: View, profiles: Sequence[Profile], kept: bool, full_logs: bool)
     for one in profiles:
         where = f": {one.report}" if one.report else ""
         console.print(f"[bold]{escape(one.solution)}[/]: {escape(one.said + where)}", soft_wrap=True, highlight=False)
+    won, compared = report.wins(view.results, margin)
+    if compared:
+        names = ", ".join(f"{one.solution.name} at {report.axes_of(one)}" for one in won[:_SHOWN])
+        told = f"{len(won)} of {compared} win by more than {margin:.0%} (FIB_APPLY_MARGIN)"
+        more = ", ..." if len(won) > _SHOWN else ""
+        console.print(escape(f"{told}: {names}{more}" if won else told), soft_wrap=True, highlight=False)
     for problem in view.problems:
         console.print(f"[yellow]left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     told = report.counts(view.results) or "nothing was left to run"

@@ -52,6 +52,13 @@ def test_a_doubt_is_said_once_for_all_that_it_concerns(passed: BenchResult) -> N
     assert text.count("no win for a_solution_of_mine: the device was throttled meanwhile (hw_thermal)") == 1
 
 
+def test_a_win_is_a_lower_end_above_the_margin_over_another_op(passed: BenchResult) -> None:
+    above = but(passed, baseline="op", ratio=1.2, ratio_low=1.04)
+    within = but(passed, baseline="op", ratio=1.2, ratio_low=1.02)
+    itself = but(passed, baseline=passed.measurement.solution, ratio=1.2, ratio_low=1.2)
+    assert report.wins([above, within, itself, passed], 0.03) == ([above], 2)
+
+
 def test_the_machine_is_described_at_its_worst(passed: BenchResult) -> None:
     first = Conditions(mhz=(1980.0, 1755.0), temperature_c=61.0, power_w=480.0, load=0.5, held=0.01)
     second = Conditions(mhz=(1980.0, 1980.0), temperature_c=74.0, power_w=300.0, load=3.25, held=0.31)

@@ -62,6 +62,7 @@ def test_speed_is_shown_against_the_displaced_op_and_the_roof_and_kept_when_aske
     assert (name, status, bound) == ("mine", "PASSED", "m")
     assert "batch_size=4  timed: calls, warm" in result.output
     assert "machine: clock" in result.output
+    assert "of 1 win by more than 3% (FIB_APPLY_MARGIN)" in result.output
     low, high = interval.strip("()").split("-")
     assert float(low) <= float(speedup.rstrip("x")) <= float(high)
     (kept,) = load_measurements(data)
