@@ -74,7 +74,7 @@ def test_nothing_that_could_run_is_exit_code_1(tmp_path: Path) -> None:
     dataset(tmp_path / "data", solution("good", RIGHT), definition=broken)
     result = fib("--dataset", str(tmp_path / "data"))
     assert result.exit_code == 1, result.output
-    assert "left out: the reference of rmsnorm" in result.output
+    assert "left out: workload w1 of rmsnorm_fp32_h64: the reference of rmsnorm_fp32_h64 failed" in result.output
 
 
 def test_an_interrupt_keeps_what_is_done_and_resume_does_the_rest(tmp_path: Path) -> None:
