@@ -2,7 +2,8 @@
 
 A program owns a block of query tokens of one request and one key-value head; all query heads of that head are rows of
 the same tile, so keys and values are loaded once for the group. Nothing is read back to the host: the grid is an upper
-bound that shapes alone give, and a program finds its request by itself.
+bound that shapes alone give, and a program finds its request by itself. In decode, where few requests would leave most
+of a device idle, a program owns a share of the keys (shares.py).
 """
 
 import os
@@ -10,6 +11,7 @@ import os
 import torch
 import triton
 import triton.language as tl
+from shares import Shares
 
 LOG2_E = 1.4426950408889634
 
@@ -20,7 +22,8 @@ WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
 @triton.jit
 def _attend(
     q_ptr, k_ptr, v_ptr, qo_indptr, kv_indptr, kv_indices, out_ptr, lse_ptr, scale, requests, d, page_size,
-    q_token, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, out_token, out_head, lse_token,
+    q_token, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head,
+    out_token, out_head, out_share, lse_token, lse_share,
     DECODE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     D: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -63,7 +66,13 @@ def _attend(
         total = tl.zeros((ROWS,), tl.float32)
         result = tl.zeros((ROWS, D), tl.float32)
         longest = num_kv - (last - tl.minimum(start + TOKENS, last))
-        for begin in range(0, longest, KEYS):
+        share = tl.program_id(2)
+        first_key = 0
+        if DECODE:  # whole tiles of keys for each share but the last
+            each = tl.cdiv(tl.cdiv(num_kv, KEYS), tl.num_programs(2)) * KEYS
+            first_key = share * each
+            longest = tl.minimum(first_key + each, num_kv)
+        for begin in range(first_key, longest, KEYS):
             j = begin + tl.arange(0, KEYS)
             exists = j < longest
             page = tl.load(kv_indices + pages_begin + j // page_size, mask=exists, other=0).to(tl.int64)
@@ -89,11 +98,12 @@ def _attend(
 
         some = total > 0
         result = result / tl.where(some, total, 1.0)[:, None]
-        out_rows = out_ptr + token[:, None].to(tl.int64) * out_token + head[:, None] * out_head + i[None, :]
+        out_rows = out_ptr + token[:, None].to(tl.int64) * out_token + share * out_share + head[:, None] * out_head
+        out_rows += i[None, :]
         tl.store(out_rows, result.to(out_ptr.dtype.element_ty), mask=valid[:, None] & inside[None, :])
         # Scores carry log2(e) already, so this is the base 2 log-sum.
         lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), -float("inf"))
-        tl.store(lse_ptr + token.to(tl.int64) * lse_token + head, lse, mask=valid)
+        tl.store(lse_ptr + token.to(tl.int64) * lse_token + share * lse_share + head, lse, mask=valid)
 
 
 def _launch(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, output, lse):
@@ -109,16 +119,20 @@ def _launch(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, out
     blocks = requests if decode else tokens // block_tokens + requests
     if blocks == 0:
         return
-    _attend[(blocks, kv_heads)](
-        q, k_cache, v_cache, kv_indptr if decode else qo_indptr, kv_indptr, kv_indices, output, lse,
-        float(sm_scale) * LOG2_E, requests, d, page_size, q.stride(0), q.stride(1),
+    keys = 32 if q.dtype == torch.float32 else 64
+    most_keys = kv_indices.shape[0] * page_size if decode else 0  # prefill has programs enough
+    shares = Shares(output, lse, blocks * kv_heads, most_keys, 2 * keys)
+    _attend[(blocks, kv_heads, shares.count)](
+        q, k_cache, v_cache, kv_indptr if decode else qo_indptr, kv_indptr, kv_indices,
+        shares.parts, shares.part_lse, float(sm_scale) * LOG2_E, requests, d, page_size, q.stride(0), q.stride(1),
         k_cache.stride(0), k_cache.stride(1), k_cache.stride(2),
         v_cache.stride(0), v_cache.stride(1), v_cache.stride(2),
-        output.stride(0), output.stride(1), lse.stride(0),
+        *shares.strides,
         DECODE=decode, GROUP=group, TOKENS=block_tokens,
-        ROWS=max(16, triton.next_power_of_2(block_tokens * group)), KEYS=32 if q.dtype == torch.float32 else 64,
+        ROWS=max(16, triton.next_power_of_2(block_tokens * group)), KEYS=keys,
         D=max(16, triton.next_power_of_2(d)), WIDEN=WIDEN, num_warps=4, num_stages=2,
     )  # fmt: skip
+    shares.join()
 
 
 @torch.no_grad()
