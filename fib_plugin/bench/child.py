@@ -168,7 +168,6 @@ class Child:
             ServerLost: the server that it was forked from was killed, and it went with it.
         """
         try:
-            self._wake()
             if not self._started:  # not on the solution's time
                 hello = receive_reply(self._line, time.monotonic() + _START_S)
                 self.notes = tuple(getattr(hello, "notes", ()))
@@ -178,6 +177,7 @@ class Child:
             self._drain.mark()
             deadline = time.monotonic() + timeout
             self._line.settimeout(timeout)
+            self._wake()  # and at once on the clock: what runs in it runs from here on
             start = time.perf_counter_ns()
             send(self._line, message)
             if blob is not None:
@@ -245,6 +245,10 @@ class Child:
         except (OSError, IndexError):
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of processor time that all its threads took so far, those that ended among them."""
+        return tree.cpu_ns(self._process.pid)
 
     def waited_ns(self) -> int:
         """Nanoseconds that its threads could have run and had no core, by the kernel's account."""

@@ -95,6 +95,8 @@ def _take_turns(
         return own.verdict
     if not contender.engine and (difference := disagrees(own, found[0])):
         raise Caught("time_mismatch", difference)
+    if not contender.engine and (work := own.works_between()):
+        raise Caught("late_work", work)
     solution_ns, *others = steady(found)
     timing = "graph" if graphs else "plain"
     conditions = watch.conditions(held_share(found, place.threads) if place.device == "cpu" else None)

@@ -79,11 +79,15 @@ class TimingSets:
             self.inputs[index] = own
             self.refill(index)
 
-    def touch(self, indices: Sequence[int], draw: np.random.Generator) -> list[dict[int, list[int] | None]]:
+    def touch(
+        self, indices: Sequence[int], draw: np.random.Generator, swap: bool = True
+    ) -> list[dict[int, list[int] | None]]:
         """Swap a few rows of each tensor of numbers, and two elements of each row: as likely inputs as before.
 
         Answers that were kept by row are wrong then, and whoever wants to know which ones must read all of a row. Of
         tensors with very many rows only some change.
+
+        Without ``swap`` as much is written, and nothing is another one for it.
 
         Returns, of each of the sets ``indices``, which rows of which inputs are other ones now; None where it may be
         any.
@@ -94,13 +98,13 @@ class TimingSets:
         for place, mine, shared in self._rows:
             _, rows, width = mine.shape
             swapped = draw.integers(0, rows, (2, min(_SWAPS, rows), len(sets)))
-            for one, other in zip(*swapped, strict=True):
+            for one, other in zip(*swapped, strict=True) if swap else ():
                 kept = mine[sets, one]
                 mine[sets, one] = mine[sets, other]
                 mine[sets, other] = kept
             changed = [swapped.reshape(-1, len(sets)).T]
             if width > 1:
-                changed.append(_swap_elements(mine, shared, sets, most, draw))
+                changed.append(_swap_elements(mine, shared, sets, most, draw, swap))
             for row in swapped.reshape(-1, len(sets)):
                 shared[sets, row] = mine[sets, row]
             for found, among in zip(touched, np.concatenate(changed, axis=1), strict=True):
@@ -133,7 +137,9 @@ class TimingSets:
         return found
 
 
-def _swap_elements(mine: _Array, shared: _Array, sets: _Array, most: int, draw: np.random.Generator) -> _Array:
+def _swap_elements(
+    mine: _Array, shared: _Array, sets: _Array, most: int, draw: np.random.Generator, swap: bool
+) -> _Array:
     """In ``most`` rows of each of the ``sets`` swap two elements; which rows, [sets, rows]."""
     _, rows, width = mine.shape
     step = -(-rows // most)
@@ -143,9 +149,10 @@ def _swap_elements(mine: _Array, shared: _Array, sets: _Array, most: int, draw: 
     where = sets[:, None]
     first = draw.integers(0, width, chosen.shape)
     second = (first + draw.integers(1, width, chosen.shape)) % width
-    kept = mine[where, chosen, first]
-    mine[where, chosen, first] = mine[where, chosen, second]
-    mine[where, chosen, second] = kept
+    if swap:
+        kept = mine[where, chosen, first]
+        mine[where, chosen, first] = mine[where, chosen, second]
+        mine[where, chosen, second] = kept
     shared[where, chosen, first] = mine[where, chosen, first]
     shared[where, chosen, second] = mine[where, chosen, second]
     return chosen

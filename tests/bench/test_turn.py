@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +30,19 @@ class Asked:
         self.why = why
         held = iter(range(0, 10**9, 700))
         self.child = SimpleNamespace(
-            place=SimpleNamespace(device=device), took_ns=50_000, waited_ns=functools.partial(next, held)
+            place=SimpleNamespace(device=device),
+            took_ns=50_000,
+            waited_ns=functools.partial(next, held),
+            cpu_ns=lambda: self.cpu_ns,
         )
         self.messages: list[Any] = []
+        self.cpu_ns = 0
+        #: What its process computes before it answers a ping.
+        self.busy_ns = 0
 
     def ask(self, message: wire.Request, kind: type) -> Any:
         self.messages.append(message)
+        self.cpu_ns += self.busy_ns if isinstance(message, wire.Ping) else 0
         return {
             wire.Ready: wire.Ready(),
             wire.Recorded: wire.Recorded(self.why),
@@ -61,6 +69,7 @@ def turn(
     mutates: Sequence[str] = (),
     judged: bool = True,
     repeats: bool = False,
+    probes: bool = False,
     **options: Any,
 ) -> Turn:
     case: Any = SimpleNamespace(
@@ -71,7 +80,10 @@ def turn(
         sets=lambda displaced: sets,
     )
     check = (lambda outputs, index: Verdict(EvaluationStatus.PASSED)) if judged else None
-    return Turn(seat, case, "key", 0.0, check, **options)  # type: ignore[arg-type]
+    found = Turn(seat, case, "key", 0.0, check, **options)  # type: ignore[arg-type]
+    if not probes:
+        found._probe = lambda calls: None  # type: ignore[method-assign]
+    return found
 
 
 def test_what_changed_is_copied_before_the_burst_and_not_in_it(sets: TimingSets) -> None:
@@ -131,10 +143,47 @@ def test_inputs_that_may_be_written_are_copied_as_a_whole(sets: TimingSets) -> N
         assert [fresh.rows for fresh in seat.messages[0].fresh] == [None]
 
 
-def test_an_engines_op_keeps_its_inputs(sets: TimingSets) -> None:
+def test_an_engines_op_keeps_its_inputs_and_has_them_as_freshly_written_as_a_solution(sets: TimingSets) -> None:
+    before = [value.clone() for inputs in sets.inputs for value in inputs]
+    engine, solution = Asked(), Asked()
+    turn(engine, sets, judged=False).burst(3)
+    assert all(torch.equal(one, other) for one, other in zip(before, itertools.chain(*sets.inputs), strict=True))
+    turn(solution, sets).burst(3)
+    written = [[(one.index, list(one.rows)) for one in seat.messages[0].fresh] for seat in (engine, solution)]
+    assert written[0] == written[1]
+
+
+def test_calls_of_any_place_in_a_burst_are_looked_at(sets: TimingSets) -> None:
     seat = Asked()
-    turn(seat, sets, judged=False).burst(3)
-    assert seat.messages[0].fresh == []
+    one = turn(seat, sets, probes=True)
+    sizes = {one.burst(3).calls for _ in range(60)}
+    bursts = [message.calls for message in seat.messages if type(message) is wire.Burst]
+    looked = [
+        message.calls
+        for message, after in itertools.pairwise(seat.messages)
+        if type(message) is wire.Burst and type(after) is wire.Keep
+    ]
+    assert sizes == {3}  # on record
+    assert len(bursts) > 66
+    assert set(looked) == {1, 2, 3}
+
+
+def test_an_engines_op_is_not_looked_at(sets: TimingSets) -> None:
+    seat = Asked()
+    one = turn(seat, sets, judged=False, probes=True)
+    for _ in range(20):
+        one.burst(3)
+    assert seat.kinds == [wire.Ping, wire.Burst] * 20
+
+
+@pytest.mark.parametrize(("busy_ns", "found"), [(80_000, False), (900_000, True)])
+def test_work_before_a_burst_is_found(sets: TimingSets, busy_ns: int, found: bool) -> None:
+    seat = Asked("cpu")
+    seat.busy_ns = busy_ns
+    one = turn(seat, sets)
+    for _ in range(5):
+        one.burst(3)
+    assert bool(one.works_between()) == found
 
 
 def test_a_cpu_shares_the_memory_and_copies_nothing(sets: TimingSets) -> None:
