@@ -1,8 +1,9 @@
 """An engine's own fp8 layers on a machine without a GPU: ``fp8_layers.py ENGINE OUT`` writes what they answered.
 
-The classes are the engine's, loaded and called as it does; only what runs on a GPU alone has a stand-in: the products,
-and the rounding of weights whose shards have different scales. The plugin is activated by the environment, before the
-engine's module is imported, and taken out at the end.
+The classes are the engine's. Linear layers are loaded and called as it does; only what runs on a GPU alone has a
+stand-in: the products, and the rounding of weights whose shards have different scales. Experts are called as it does;
+their layer is put together here, as it is once loaded, and the kernel that it calls is a stand-in. The plugin is
+activated by the environment, before the engine's module is imported, and taken out at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from unittest.mock import patch
 import torch
 
 N, K, ROWS = 256, 384, 4
+EXPERTS, TOPK, INNER = 4, 2, 128
 FP8 = torch.float8_e4m3fn
 SHARDS = [128, 128]
 
@@ -43,6 +46,82 @@ def block_product(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -
 def row_product(a: torch.Tensor, a_scale: torch.Tensor, b: torch.Tensor, b_scale: torch.Tensor) -> torch.Tensor:
     """``b`` [K, N], as both engines keep it."""
     return (a.float() @ b.float() * a_scale * b_scale.reshape(1, -1)).bfloat16()
+
+
+def experts(x: torch.Tensor, w13: Any, s13: Any, w2: Any, s2: Any, weights: Any, ids: Any) -> torch.Tensor:
+    out = torch.zeros(x.shape, dtype=torch.float32)
+    for token, (each, chosen) in enumerate(zip(weights.float().tolist(), ids.tolist(), strict=True)):
+        for weight, expert in zip(each, chosen, strict=True):
+            gate, up = block_product(x[token : token + 1].float(), w13[expert], s13[expert]).chunk(2, dim=-1)
+            act = torch.nn.functional.silu(gate) * up
+            out[token] += weight * block_product(act, w2[expert], s2[expert])[0]
+    return out.to(x.dtype)
+
+
+def expert_layer() -> torch.nn.Module:
+    made, layer = torch.Generator().manual_seed(2), torch.nn.Module()
+    for name, rows, columns in (("w13", 2 * INNER, K), ("w2", K, INNER)):
+        weight = (torch.randn(EXPERTS, rows, columns, generator=made) * 100).clamp(-448, 448).to(FP8)
+        scales = torch.rand(EXPERTS, rows // 128, columns // 128, generator=made, dtype=torch.float32) + 0.5
+        setattr(layer, f"{name}_weight", torch.nn.Parameter(weight, requires_grad=False))
+        scales = scales / (100 * columns**0.5)
+        setattr(layer, f"{name}_weight_scale_inv", torch.nn.Parameter(scales, requires_grad=False))
+    return layer
+
+
+def vllm_experts(fp8: Any) -> Any:
+    from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+    from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
+
+    method, layer = object.__new__(fp8.Fp8MoEMethod), expert_layer()
+
+    def kernel(x: Any, w13: Any, w2: Any, weights: Any, ids: Any, **_: Any) -> torch.Tensor:
+        return experts(x, w13, layer.w13_weight_scale_inv, w2, layer.w2_weight_scale_inv, weights, ids)
+
+    method.moe_kernel = SimpleNamespace(is_monolithic=False, apply=kernel)
+    method.block_quant, method.fp8_backend = True, Fp8MoeBackend.TRITON
+    method.weight_block_size = method.moe_block_shape = [128, 128]
+    parallel = SimpleNamespace(use_all2all_kernels=False)
+    config = SimpleNamespace(experts_per_token=TOPK, has_bias=False, moe_parallel_config=parallel)
+    fields = {
+        "activation": MoEActivation.SILU,
+        "global_num_experts": EXPERTS,
+        "expert_map": None,
+        "apply_router_weight_on_input": False,
+        "orig_dtype": torch.bfloat16,
+        "moe_config": config,
+    }
+    for name, value in fields.items():
+        setattr(layer, name, value)
+    return lambda x, weights, ids: method.apply(layer, x, weights, ids, None, None)
+
+
+def sglang_experts(fp8: Any) -> Any:
+    from sglang.srt.layers.moe.moe_runner.base import MoeRunnerConfig
+    from sglang.srt.layers.moe.token_dispatcher import StandardDispatchOutput
+    from sglang.srt.layers.moe.topk import StandardTopKOutput
+    from sglang.srt.layers.moe.utils import MoeRunnerBackend
+
+    method, layer = object.__new__(fp8.Fp8MoEMethod), expert_layer()
+
+    def kernel(given: Any, held: Any) -> Any:
+        routed = given.topk_output
+        weights = held.w13_weight, held.w13_scale, held.w2_weight, held.w2_scale
+        out = experts(given.hidden_states, *weights, routed.topk_weights, routed.topk_ids)
+        return SimpleNamespace(hidden_states=out)
+
+    method.runner = SimpleNamespace(runner_backend=MoeRunnerBackend.TRITON, run=kernel)
+    method.block_quant, method.is_fp4_expert, method.use_mxfp8 = True, False, False
+    method.quant_config = SimpleNamespace(weight_block_size=[128, 128], use_mxfp8=False)
+    method.weight_block_size = [128, 128]
+    method.moe_runner_config = MoeRunnerConfig(top_k=TOPK, params_dtype=torch.bfloat16)
+    layer.w13_input_scale = layer.w2_input_scale = None  # type: ignore[assignment]
+
+    def call(x: Any, weights: Any, ids: Any) -> torch.Tensor:
+        given = StandardDispatchOutput(x, None, StandardTopKOutput(weights, ids, None))
+        return method.apply(layer, given).hidden_states  # type: ignore[no-any-return]
+
+    return call
 
 
 def fill(layer: torch.nn.Module) -> None:
@@ -101,6 +180,7 @@ def vllm_layers() -> Iterator[Any]:
 
 @contextmanager
 def sglang_layers() -> Iterator[Any]:
+    from sglang.srt.layers.moe.utils import MoeRunnerBackend
     from sglang.srt.layers.quantization import fp8
 
     def triton_w8a8_block_fp8_linear(input: Any, weight: Any, weight_scale: Any, bias: Any, **_: Any) -> torch.Tensor:
@@ -113,6 +193,7 @@ def sglang_layers() -> Iterator[Any]:
 
     with (
         patch.object(fp8, "_is_cpu", False),
+        patch.object(fp8, "get_moe_runner_backend", lambda: MoeRunnerBackend.TRITON),
         patch.object(fp8, "cutlass_fp8_supported", lambda: True),
         patch.object(fp8, "get_parallel", lambda: SimpleNamespace(tp_size=1)),
         patch.object(fp8, "requant_block_scale_ue8m0_for_deepgemm", lambda *args, **kwargs: None),
@@ -122,7 +203,7 @@ def sglang_layers() -> Iterator[Any]:
         yield fp8
 
 
-LAYERS = {"vllm": vllm_layers, "sglang": sglang_layers}
+LAYERS = {"vllm": (vllm_layers, vllm_experts), "sglang": (sglang_layers, sglang_experts)}
 
 
 def main(engine: str, out: Path) -> None:
@@ -133,31 +214,35 @@ def main(engine: str, out: Path) -> None:
     plugin.register()
     found: dict[str, Any] = {}
     x, bias = torch.randn(ROWS, K), torch.randn(N)
-    with LAYERS[engine]() as fp8, torch.no_grad():
-        made = {}
+    routing = torch.randn(ROWS, TOPK).float().softmax(-1), torch.tensor([[0, 1], [3, 2], [1, 3], [2, 0]]).int()
+    layers, experts_of = LAYERS[engine]
+    with layers() as fp8, torch.no_grad():
+        made: dict[str, Any] = {}
         for kind, blocks in (("rowwise", None), ("block_scale", [128, 128])):
             method = fp8.Fp8LinearMethod(fp8.Fp8Config(True, "dynamic", weight_block_size=blocks))
             layer = torch.nn.Module()
             method.create_weights(layer, K, SHARDS, K, N, torch.bfloat16, weight_loader=lambda *args, **kwargs: None)
             fill(layer)
             method.process_weights_after_loading(layer)
-            made[kind] = method, layer
+            made[kind] = partial(method.apply, layer, x, bias)
+        made["experts"] = partial(experts_of(fp8), x, *routing)
         calls = int(os.environ.get("FP8_LAYERS_CALLS", "1"))
-        outputs = {
-            kind: [method.apply(layer, x, bias) for _ in range(calls)][-1] for kind, (method, layer) in made.items()
-        }
+        outputs = {kind: [run() for _ in range(calls)][-1] for kind, run in made.items()}
         active = plugin.active()
         found["status"] = None if active is None else active.runtime.snapshot()["status"]
         found["calls"] = None if active is None else active.runtime.snapshot()["calls"]
         plugin.deactivate()
-        for kind, (method, layer) in made.items():
-            stock = method.apply(layer, x, bias)
+        for kind, run in made.items():
+            # A method that was looked up before the plugin was taken out calls the engine's all the same.
+            stock = run()
             found[kind] = {
                 "differs_by": (outputs[kind].float() - stock.float()).median().item(),
                 "spread": (outputs[kind].float() - stock.float()).std().item(),
                 "usual": stock.float().std().item(),
             }
-        found["restored"] = fp8.Fp8LinearMethod.apply.__module__ == fp8.__name__
+        found["restored"] = [
+            kind.apply.__module__ == fp8.__name__ for kind in (fp8.Fp8LinearMethod, fp8.Fp8MoEMethod)
+        ] == [True, True]
     out.write_text(json.dumps(found))
 
 
