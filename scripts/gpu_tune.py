@@ -46,7 +46,7 @@ SHAPES = {
     "gate_up": (28672, 4096, False),
     "lm_head": (128256, 4096, False),
 }
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+ROWS = (1, 2, 4, 8, 16, 24, 32, 64)
 #: Weights in turns must together be several times what the second-level cache holds.
 COLD_BYTES = 600 * 2**20
 FINALISTS = 4

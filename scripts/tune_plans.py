@@ -54,6 +54,14 @@ PLANS: dict[int, tuple[str, ...]] = {
         "stream<3, 2, 4, 4, false, 226>",
         "stream<4, 2, 4, 2, false, 226>",
     ),
+    24: (
+        "ring<1, 3, 8, 512, 2>",
+        "ring<1, 3, 8, 512, 4>",
+        "ring<2, 3, 8, 256, 4>",
+        "stream<2, 3, 8, 2, false, 226>",
+        "stream<3, 3, 4, 2, false, 226>",
+        "stream<4, 3, 4, 2, false, 226>",
+    ),
     32: (
         "ring<1, 4, 8, 512, 2>",
         "ring<1, 4, 8, 512, 4>",
