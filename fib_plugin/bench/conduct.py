@@ -33,10 +33,17 @@ _LIBRARY = frozenset(
 
 
 def check_replaced(seat: Seat, key: str) -> None:
-    """Functions of torch, the interpreter and the benchmark are what they were before the solution was read."""
-    patched = seat.ask(wire.Inspect(key), wire.Inspected).patched
-    if patched:
-        raise Caught("patched", f"it replaced {', '.join(patched)} in its process")
+    """Functions of torch, the interpreter and the benchmark are what they were before the solution was read.
+
+    Nor are there threads that it left: they could work on answers when nobody looks at the clock.
+    """
+    found = seat.ask(wire.Inspect(key), wire.Inspected)
+    if found.patched:
+        raise Caught("patched", f"it replaced {', '.join(found.patched)} in its process")
+    if found.threads:
+        raise Caught(
+            "leftover_threads", f"it leaves {found.threads} Python threads running (end them before you return)"
+        )
 
 
 def check_helpers(seat: Seat) -> None:

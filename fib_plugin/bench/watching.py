@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _frames = sys._current_frames
+#: A pool that was told to end needs a moment.
+_ENDING_S = 0.1
 #: Code from text that is no solution's: imports, what `fib_plugin.build` and dataclasses make.
 _FROM_TEXT = ("<frozen ", "<call>", "<into>", "<__array_function__")
 
@@ -110,17 +113,30 @@ def _launchers() -> list[tuple[Any, str]]:
     return found
 
 
-def thread_count() -> int:
-    """Threads that run Python now, and native ones where they can be counted."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return len(_frames())
+def threads_left() -> int:
+    """How many threads of the interpreter there are beside this one, without those of installed libraries.
+
+    `threading` does not know all of them. Those that are about to end are waited for.
+    """
+    deadline = time.monotonic() + _ENDING_S
+    while (left := _others()) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return left
 
 
-def python_threads() -> int:
-    """Threads of the interpreter, those that `threading` does not know among them."""
-    return len(_frames())
+def _others() -> int:
+    own = threading.get_ident()
+    return sum(not _of_a_library(frame) for thread, frame in _frames().items() if thread != own)
+
+
+def _of_a_library(frame: Any) -> bool:
+    """Whether what a thread was started with belongs to an installed package: a monitor of progress, say."""
+    begun_in = ""
+    while frame is not None:
+        where = frame.f_code.co_filename
+        begun_in = begun_in if where == threading.__file__ else where
+        frame = frame.f_back
+    return "-packages/" in begun_in
 
 
 def synchronize(device: str) -> None:

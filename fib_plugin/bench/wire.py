@@ -204,7 +204,6 @@ class Ran(msgspec.Struct, tag=True, frozen=True):
     outputs: list[Output]
     seconds: float
     changed_late: bool = False
-    threads: int = 0
     library: list[str] = []
     launches: int | None = None
     #: Names of Python code that ran inside of compiled code.
@@ -249,9 +248,10 @@ class Traced(msgspec.Struct, tag=True, frozen=True):
 
 
 class Inspected(msgspec.Struct, tag=True, frozen=True):
-    """Names of what is no longer what it was."""
+    """Names of what is no longer what it was, and how many Python threads run on."""
 
     patched: list[str]
+    threads: int = 0
 
 
 class Referred(msgspec.Struct, tag=True, frozen=True):

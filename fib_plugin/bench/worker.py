@@ -89,7 +89,6 @@ class Worker:
         shared = blob.arguments(layout.inputs)
         inputs = self._here(shared)
         seen = watching.Seen()
-        before, python = watching.thread_count(), watching.python_threads()
         start = time.perf_counter()
         if request.watch:
             native = runnable.solution.spec.language in (Language.CPP, Language.CUDA)
@@ -98,12 +97,9 @@ class Worker:
         else:
             outputs, live = self._call(runnable, inputs, blob, layout)
         seconds = time.perf_counter() - start
-        left = watching.python_threads() - python
-        grown = watching.thread_count() - before
         late = self._changes_late(live, blob, layout)
         self._bring_back(shared, inputs)
-        threads = max(left, grown if left > 0 else 0)
-        return wire.Ran(outputs, seconds, late, threads, seen.library, seen.launches, seen.python)
+        return wire.Ran(outputs, seconds, late, seen.library, seen.launches, seen.python)
 
     def _changes_late(self, live: Sequence[Any], blob: Blob, layout: wire.Layout) -> bool:
         """Whether outputs change after they were returned: work that goes on elsewhere."""
@@ -200,7 +196,7 @@ class Worker:
         return wire.Traced(found.device_ns, found.launches, found.why)
 
     def _inspect(self, request: wire.Inspect) -> wire.Reply:
-        return wire.Inspected(self._changed())
+        return wire.Inspected(self._changed(), watching.threads_left())
 
     def _here(self, shared: Sequence[Any]) -> list[Any]:
         if self._device == "cpu":
