@@ -11,21 +11,36 @@ import triton.language as tl
 
 @triton.jit
 def _kth(row, V, k, BLOCK: tl.constexpr):
-    """A bound that at least k weights reach. Weights are not negative, so they sort as their bits do."""
+    """A bound that at least k weights reach. Weights are not negative, so they sort as their bits do.
+
+    A pass over the row tries three bounds: what costs is the pass.
+    """
     low = 0
-    high = 0x7F800000
+    high = 0x7F800000  # fewer than k reach it, or anything beyond
     while high - low > 1:
-        middle = low + (high - low) // 2
-        bound = middle.to(tl.float32, bitcast=True)
-        count = 0
+        step = tl.maximum((high - low) // 4, 1)
+        first, second, third = low + step, low + 2 * step, low + 3 * step
+        reach_first, reach_second, reach_third = 0, 0, 0
         for start in range(0, V, BLOCK):
             i = start + tl.arange(0, BLOCK)
             p = tl.load(row + i, mask=i < V, other=-1.0)
-            count += tl.sum((p >= bound).to(tl.int32), axis=0)
-        if count >= k:
-            low = middle
+            reach_first += tl.sum((p >= first.to(tl.float32, bitcast=True)).to(tl.int32), axis=0)
+            reach_second += tl.sum((p >= second.to(tl.float32, bitcast=True)).to(tl.int32), axis=0)
+            reach_third += tl.sum((p >= third.to(tl.float32, bitcast=True)).to(tl.int32), axis=0)
+        if reach_third >= k:
+            low = third
+            count = reach_third
+        elif reach_second >= k:
+            low = second
+            high = tl.minimum(high, third)
+            count = reach_second
+        elif reach_first >= k:
+            low = first
+            high = tl.minimum(high, second)
+            count = reach_first
         else:
-            high = middle
+            high = tl.minimum(high, first)
+            count = 0
         if count == k:
             high = low + 1
     return low.to(tl.float32, bitcast=True)
