@@ -137,6 +137,15 @@ class TimingSets:
         return found
 
 
+def varied(inputs: Sequence[Any], draw: np.random.Generator) -> list[Any]:
+    """As likely inputs with other contents, by `TimingSets.touch`; integers and single numbers stay what they are."""
+    sets = TimingSets("", [inputs], [])
+    sets.touch([0], draw)
+    found = [value.clone() if hasattr(value, "clone") else value for value in sets.inputs[0]]
+    sets.close()
+    return found
+
+
 def _swap_elements(
     mine: _Array, shared: _Array, sets: _Array, most: int, draw: np.random.Generator, swap: bool
 ) -> _Array:

@@ -18,6 +18,26 @@ line of each file declares what is expected. These tables are made by a run:
     FIB_WRITE_TABLES=1 python -m pytest tests/adversarial
 
 A cheat whose reasons say "no win" computes the right thing and aims at a false win; it may pass, but not win.
+
+## What stands for what
+
+- The reference: computed by a process of its own (`bench/oracle.py`), sandboxed, that runs no solution. A reference that
+  crashes, hangs or takes all memory costs its workload, which is left out with its log; a process that something else
+  killed, the fork server too, is begun again.
+- Old memory: outputs in shared memory, and those that a solution is given, hold poison before each judged call. What a
+  solution or its allocator kept cannot be right: each trial has inputs of its own, in timed calls every row is another
+  one than in the burst before, and no input set comes twice in a burst (but for `--warm`, which wins nothing).
+- Any call may be looked at: bursts of about one length are on record, others of any length come in between.
+- Determinism: two calls on equal inputs must agree within the definition's tolerance; whether they agree bit by bit is
+  on record (`deterministic` beside the errors). Sums in no fixed order are honest. Samplers are exempt: no definition
+  gives them a seed, so their answers are judged by support and distribution.
+- Ghost: Triton's launches are made to do nothing, on inputs that no call has had; the answer must be wrong then. C++ and
+  CUDA sources are called through one function, which is the kernel: what else could compute is seen by its name (ops of
+  torch, Python made from text); on a GPU CUPTI counts launches on request.
+- `plan`: a solution has one entry point, as the format says, and pays for its preparation in every call. Only an
+  engine's own op prepares outside of what is timed, as its engine does once a step; how long is on record apart.
+- Work beside the clock: a child is stopped with all that it started whenever it is not asked; processes and Python
+  threads that are left are a foul, and so is processor time before a burst (on CPUs).
 """
 
 
