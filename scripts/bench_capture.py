@@ -1,6 +1,6 @@
 """What capture costs: a call that is known, a call that is new, the disk, and a real engine's throughput.
 
-    python scripts/bench_capture.py [--rounds N] [--starts N] [--requests N] [--no-engine] [--seconds S] [--work DIR]
+    python scripts/bench_capture.py [--blocks N] [--turns N] [--starts N] [--no-engine] [--seconds S] [--work DIR]
 
 The last line of output is one JSON object:
 
@@ -9,15 +9,22 @@ The last line of output is one JSON object:
     new_us            median of a call of a new size; the worse of decode attention with realistic index lists and gemm
                       (new_attention_from_table_us: where the writer makes such lists of a block table, as for vLLM's
                       CPU backend)
+    blocks            seen_ns and new_us of each block of measurements; the quietest block stands above
     syncs             times that recording new calls with CUDA tensors asked for a synchronisation; null without a GPU
     records_per_s     that reach the disk, with 4 KiB of structural inputs each
     mib_per_s         that reach the disk, with 1 MiB of structural inputs each
-    throughput_ratio  of vLLM with capture on to vLLM without, the median over rounds that two engines serve in turn;
-                      the mean of that over starts
-    in_process        the same of one engine whose hooks rest and work in turn, which tells apart what two processes
-                      cannot: for a toy whose ops take microseconds and for a model whose ops take what they cost
+    throughput_ratio  of a vLLM engine with capture at work to the same engine with capture at rest, step by step in
+                      turn, less what the writer's thread and hooks at rest take (see bench_capture_steps.py), for a
+                      model whose ops take as long as ops do: 8 layers of 1024, float32, one thread, eight requests
+    toy_ratio         the same for the tests' model of 2 layers of 128, whose ops take microseconds: Python around them
+                      is most of its step, and ours adds to that. Nobody serves such a model; it shows what a call costs
+    in_process        both in full: the interval of the ratio by the wall, and by the time of the engine's thread alone,
+                      which other work on the machine hardly changes, but which knows nothing of waiting
+    two_processes     with --starts: of two engines that serve in turn, one with capture; they differ by some percent
+                      whatever they run
+    machine           processors, and how many of them other processes kept busy meanwhile, on average
 
-A machine that does other work makes all of them worse; ratio_lowest and ratio_highest tell how much it varied.
+A machine that does other work makes all of them worse, by what it leaves in the caches as much as by the time it takes.
 """
 
 from __future__ import annotations
@@ -44,17 +51,18 @@ BLOCK = 128
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 GEMM_N, GEMM_K = 4096, 4096
 #: New calls that are timed; between them the thread computes this many seconds.
-NEW = 200
+NEW = 100
 _PAUSE = 0.005
 Call = Callable[[], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=6, help="measurements of seen and new calls (default 6)")
+    parser.add_argument("--turns", type=int, default=24, help="rounds with hooks at rest and at work (default 24)")
+    parser.add_argument("--starts", type=int, default=0, help="times that two engines are started (default 0)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each engine and start (default 5)")
     parser.add_argument("--requests", type=int, default=24, help="requests a round (default 24)")
-    parser.add_argument("--starts", type=int, default=4, help="times that two engines are started (default 4)")
-    parser.add_argument("--turns", type=int, default=11, help="rounds with hooks at rest and at work (default 11)")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each rate to disk (default 3)")
     parser.add_argument("--no-engine", action="store_true", help="leave the engine out: throughput_ratio is null")
     parser.add_argument("--work", type=Path, help="folder of models, engine caches and logs; default a temporary one")
@@ -68,17 +76,59 @@ def main() -> None:
             "FIB_DATASET_PATH": str(root / "dataset"),
             "FIB_LOCK_PATH": str(root / "fib.lock"),
         }
-        result = {**seen(root), **new(root, "cpu"), **on_gpu(root), **to_disk(root, options.seconds)}
+        machine = Machine()
+        result = {**calls(root, options.blocks), **on_gpu(root), **to_disk(root, options.seconds)}
+        result["machine"] = {"calls": machine.told()}
         result["throughput_ratio"] = None
         if not options.no_engine:
             work = options.work or root / "work"
             work.mkdir(parents=True, exist_ok=True)
             from bench_capture_engine import in_turns, throughput
 
-            result["in_process"] = in_turns(work, options.turns)
+            machine = Machine()
+            turns = result["in_process"] = in_turns(work, options.turns)
+            result["machine"]["engine"] = machine.told()
+            result["throughput_ratio"] = turns["realistic"]["throughput_ratio"]
+            result["toy_ratio"] = turns["toy"]["throughput_ratio"]
             if options.starts:
-                result |= throughput(work, options.requests, options.rounds, options.starts)
+                result["two_processes"] = throughput(work, options.requests, options.rounds, options.starts)
     print(json.dumps(result))
+
+
+class Machine:
+    """What other processes do from here on."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: by the wall, of all processors at work, of this process and the children that it waited for."""
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        busy = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # all but idle and iowait
+        return time.perf_counter(), busy, sum(os.times()[:4])
+
+    def told(self) -> dict[str, float]:
+        wall, busy, own = (now - began for now, began in zip(self._now(), self._began, strict=True))
+        return {"processors": os.cpu_count() or 0, "busy_elsewhere": round(max(0.0, busy - own) / wall, 2)}
+
+
+def calls(root: Path, blocks: int) -> dict[str, Any]:
+    """Seen and new calls, each as in its quietest block: what disturbs a block only ever adds to it."""
+    seens, news = [], []
+    for block in range(blocks):
+        folder = root / str(block)
+        seens.append(seen(folder))
+        news.append(new(folder, "cpu"))
+    every = {
+        "seen_ns": [one["seen_ns"] for one in seens],
+        "new_us": [one["new_us"] for one in news],
+    }
+    return {
+        **min(seens, key=lambda one: one["seen_ns"]),
+        **min(news, key=lambda one: one["new_us"]),
+        "blocks": every,
+    }
 
 
 @contextlib.contextmanager
@@ -170,7 +220,7 @@ def seen(root: Path) -> dict[str, Any]:
             "attention": attend,
         }
         before = sum(entry.calls for each in runtime.sites for entry in each.all_entries())
-        took = interleaved(calls, 41)
+        took = interleaved(calls, 21)
         counted = sum(entry.calls for each in runtime.sites for entry in each.all_entries()) - before
         assert counted > 1000, "no call was counted"
         assert runtime.writer.stats["written"] + runtime.writer.stats["queued"] <= 3, "a known call was recorded"

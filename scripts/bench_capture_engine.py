@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).parent
-#: By name: one whose layers cost more than the Python around them, and the demo's, whose ops take microseconds.
+#: By name: layers as models of half a billion parameters have, among the smallest that are served, and the demo's,
+#: whose ops take microseconds.
 MODELS = {
     "toy": {"hidden": 128, "intermediate": 256, "layers": 2, "heads": 4, "kv_heads": 2},
     "realistic": {"hidden": 1024, "intermediate": 2816, "layers": 8, "heads": 16, "kv_heads": 8},
@@ -32,7 +33,7 @@ def made(work: Path, model: dict[str, int]) -> Path:
 
 
 def in_turns(work: Path, rounds: int) -> dict[str, Any]:
-    """See bench_capture_steps.py; by model."""
+    """See bench_capture_steps.py; by model. The toy's rounds are short, so it gets more of them."""
     found: dict[str, Any] = {}
     for name, model in MODELS.items():
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("FIB_", "VLLM_"))}
@@ -51,7 +52,7 @@ def in_turns(work: Path, rounds: int) -> dict[str, Any]:
         command = [sys.executable, str(SCRIPTS / "bench_capture_steps.py"), str(made(work, model))]
         with (work / f"{name}.log").open("w") as log:
             done = subprocess.run(
-                [*command, str(rounds), str(BATCH), str(TOKENS)],
+                [*command, str(rounds * (6 if name == "toy" else 1)), str(BATCH), str(TOKENS)],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -3,7 +3,7 @@
 Started by bench_capture.py: ``bench_capture_steps.py MODEL ROUNDS BATCH TOKENS``; answers one line of JSON. Two
 processes differ by a few percent whatever they run, and one process by as much from minute to minute. Here the hooks
 change with every step, and the same requests are served again with the turns exchanged, so that each step of a round
-is timed on both sides with the same work, a moment apart. A side's round is the sum over its steps of their medians.
+is timed on both sides with the same work, a moment apart.
 
 At rest a hook calls the engine's function at once: what that call of Python takes is measured apart (``rest_share``),
 as is what the writer's thread takes of a processor, on both sides (``writer_share``). ``throughput_ratio`` has paid
@@ -13,6 +13,7 @@ for both, as if the writer's thread kept the engine's from running for all of it
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import statistics
@@ -26,6 +27,8 @@ from typing import Any
 #: Rounds before the first that counts: all sizes are known and written down by then.
 _WARM = 3
 _RESAMPLED = 400
+#: Steps of a round that hold prompts: as many tokens as fit in one, then the rest with the first outputs.
+_PROMPTS = 3
 
 
 def main(model: str, rounds: int, batch: int, tokens: int) -> None:
@@ -99,15 +102,23 @@ def main(model: str, rounds: int, batch: int, tokens: int) -> None:
 def ratio(rounds: Sequence[Sequence[float]]) -> float:
     """Throughput with hooks at work to that with hooks at rest, of rounds in which the turns alternate.
 
-    In round r, step s has its hooks at work where s % 2 equals (r % 2 == 0).
+    In round r, step s has its hooks at work where s % 2 equals (r % 2 == 0). A step is compared with the two beside
+    it, which had the other turn and nearly the same work, so that what changes more slowly than a step plays no part;
+    the middle half of these differences counts. Steps that hold prompts have unlike neighbours and are left out.
     """
-    sums = {True: 0.0, False: 0.0}
-    for step in range(len(rounds[0])):
-        for live in (True, False):
-            sums[live] += statistics.median(
-                each[step] for number, each in enumerate(rounds) if (step % 2 == (number % 2 == 0)) is live
-            )
-    return sums[False] / sums[True]
+    differences: dict[bool, list[float]] = {True: [], False: []}
+    for number, each in enumerate(rounds):
+        logs = [math.log(seconds) for seconds in each]
+        for step in range(_PROMPTS + 1, len(logs) - 1):
+            live = step % 2 == (number % 2 == 0)
+            differences[live].append(logs[step] - (logs[step - 1] + logs[step + 1]) / 2)
+    return math.exp((middle(differences[False]) - middle(differences[True])) / 2)
+
+
+def middle(values: Sequence[float]) -> float:
+    """Mean of the middle half."""
+    cut = len(values) // 4
+    return statistics.fmean(sorted(values)[cut : len(values) - cut])
 
 
 def interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -27,9 +27,10 @@ class LiveActivation:
 
     def silu_and_mul(self, x: torch.Tensor) -> torch.Tensor | None:
         """[..., d] from x [..., 2d], or None when the engine's op must answer."""
-        site = self._sites.get((x.shape[-1], x.dtype)) or self._resolve(x)
-        if x.dim() == 2:
-            result: torch.Tensor | None = site.attempt(x.shape[0], (x,))
+        shape = x.shape
+        site = self._sites.get((shape[-1], x.dtype)) or self._resolve(x)
+        if len(shape) == 2:
+            result: torch.Tensor | None = site.attempt(shape[0], (x,))
             return result
         rows = x.reshape(-1, x.shape[-1])
         result = site.attempt(rows.shape[0], (rows,))

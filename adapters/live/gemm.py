@@ -26,8 +26,8 @@ class LiveGemm:
         self._runtime = runtime
         self._adapter = adapter
         self._original = None if engine is None else Original(engine)
-        #: Object id -> (address, site, the object itself, so that its id and memory are not used again, K).
-        self._weights: dict[int, tuple[int, Site, torch.Tensor, int]] = {}
+        #: Object id -> (address, site, the object itself, so that its id and memory are not used again, K, dtype).
+        self._weights: dict[int, tuple[int, Site, torch.Tensor, int, torch.dtype]] = {}
         self._sites: dict[tuple[int, torch.Size], Site] = {}
 
     def attempt(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
@@ -45,12 +45,15 @@ class LiveGemm:
         result = site.attempt(flat.shape[0], (flat, weight))
         return None if result is None else result.reshape(*x.shape[:-1], weight.shape[0])
 
-    def knows(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
-        """Whether ``attempt`` has met this weight object with an x of its dtype and width: no check is due again."""
+    def known_site(self, x: torch.Tensor, weight: torch.Tensor) -> Site | None:
+        """The site to ask, if ``attempt`` has met this weight and x [rows, K] has its dtype: no other check is due."""
         known = self._weights.get(id(weight))
-        if known is None or known[2] is not weight:
-            return False
-        return x.dtype is known[2].dtype and x.shape[-1] == known[3]
+        if known is None or known[2] is not weight or x.dtype is not known[4]:
+            return None
+        shape = x.shape
+        if len(shape) != 2 or shape[1] != known[3] or known[0] != weight.data_ptr():
+            return None
+        return known[1]
 
     def wins(self, n: int, k: int, dtype: torch.dtype) -> bool:
         """Whether a solution is proven for a weight of this shape at any number of rows."""
@@ -62,6 +65,6 @@ class LiveGemm:
         stand_in = weight.numel() > 1 and weight.stride() == (0, 0)
         definition = ops.ALL["gemm"].definition(n=n, k=k, dtype=NAMES[weight.dtype])
         site = self._runtime.site(self._adapter, definition, observe_only=stand_in, original=self._original)
-        self._weights[id(weight)] = (weight.data_ptr(), site, weight, k)
+        self._weights[id(weight)] = (weight.data_ptr(), site, weight, k, weight.dtype)
         self._sites[weight.data_ptr(), weight.shape] = site
         return site

@@ -49,9 +49,13 @@ class LiveNorm:
             site, weight = known[3], known[4]
         else:
             site, weight = self._resolve(self._plain, "rmsnorm", x, weight, eps)
-        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        result: torch.Tensor | None = site.attempt(rows.shape[0], (rows, weight))
-        return result if result is None or x.dim() == 2 else result.reshape(x.shape)
+        shape = x.shape
+        if len(shape) == 2:
+            result: torch.Tensor | None = site.attempt(shape[0], (x, weight))
+            return result
+        rows = x.reshape(-1, shape[-1])
+        result = site.attempt(rows.shape[0], (rows, weight))
+        return None if result is None else result.reshape(shape)
 
     def fused_add_rmsnorm(
         self, x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
@@ -62,10 +66,11 @@ class LiveNorm:
             site, weight = known[3], known[4]
         else:
             site, weight = self._resolve(self._fused, "fused_add_rmsnorm", x, weight, eps)
-        flat = x.dim() == 2
-        rows = x if flat else x.reshape(-1, x.shape[-1])
-        added = residual if flat else residual.reshape(-1, x.shape[-1])
-        result = site.attempt(rows.shape[0], (rows, added, weight))
+        shape = x.shape
+        flat = len(shape) == 2
+        rows = x if flat else x.reshape(-1, shape[-1])
+        added = residual if flat else residual.reshape(-1, shape[-1])
+        result = site.attempt(shape[0] if flat else rows.shape[0], (rows, added, weight))
         if result is None:
             return None
         if isinstance(result, torch.Tensor):

@@ -9,6 +9,7 @@ import torch
 from fib_plugin.adapters.live.activation import LiveActivation
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.opaque import observer, opaque
@@ -32,6 +33,7 @@ class Activation(Adapter):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.calls = LiveActivation(runtime, self.name, _engine)
+        self.tracing = runtime.tracing
         #: Widths with a proven solution: only these leave a compiled graph.
         self.widths = frozenset(2 * c["d"] for c in runtime.candidates("silu_and_mul"))
         self.op = opaque("silu_and_mul(Tensor x) -> Tensor", self._body, _fake)
@@ -60,14 +62,13 @@ class Activation(Adapter):
     def _substitute(self, x: torch.Tensor) -> torch.Tensor | None:
         if not self.live or x.dtype not in NAMES:
             return None
-        wins = x.shape[-1] in self.widths
-        if torch.compiler.is_compiling():
-            if wins:
+        if is_dynamo_compiling():
+            if x.shape[-1] in self.widths:
                 return self.op.call(x)  # type: ignore[no-any-return]
             if self.seen is not None:
                 self.seen.call(x)
             return None
-        return self.calls.silu_and_mul(x) if wins or self.runtime.tracing else None
+        return self.calls.silu_and_mul(x) if self.tracing or x.shape[-1] in self.widths else None
 
     def _look(self, x: torch.Tensor) -> None:
         if self.live:

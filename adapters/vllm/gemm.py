@@ -9,6 +9,7 @@ import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.gemm import LiveGemm
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.opaque import opaque
@@ -83,20 +84,25 @@ class Gemm(Adapter):
         return None
 
     def _wrap(self, impl: Callable[..., Any]) -> Callable[..., Any]:
+        known_site = self.calls.known_site
+
         def gemm(
             layer: torch.nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
         ) -> torch.Tensor:
             if not self.live:
                 return impl(layer, x, weight, bias)  # type: ignore[no-any-return]
-            compiling = torch.compiler.is_compiling()
+            # Of all that can be asked this takes least: between an engine's ops nothing of ours is in the caches.
+            compiling = is_dynamo_compiling()
             # To ask a module for what it lacks takes longer than all the rest.
             mark = getattr(layer, "fib_weight", None) if compiling else layer.__dict__.get("fib_weight")
             known = weight if mark is None else mark
-            if not compiling and self.calls.knows(x, known):
-                out = self.calls.attempt(x, known)
-                if out is None:
-                    return impl(layer, x, weight, bias)  # type: ignore[no-any-return]
-                return out if bias is None else out + bias.to(out.dtype)
+            if not compiling:
+                site = known_site(x, known)
+                if site is not None:
+                    out = site.attempt(x.shape[0], (x, known))
+                    if out is None:
+                        return impl(layer, x, weight, bias)  # type: ignore[no-any-return]
+                    return out if bias is None else out + bias.to(out.dtype)
             if known.dim() != 2 or known.shape[1] != x.shape[-1] or not self._wants(known):
                 result: torch.Tensor = impl(layer, x, weight, bias)
                 return result

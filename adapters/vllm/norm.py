@@ -9,6 +9,7 @@ import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.norm import LiveNorm, write_back
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.opaque import observer, opaque
@@ -85,9 +86,11 @@ class Norm(Adapter):
         def forward_native(norm: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
             if not self.live:
                 return original(norm, x, residual)
-            compiling = torch.compiler.is_compiling()
-            widths = self._plain_widths if residual is None else self._fused_widths
-            wins = (compiling or not self.tracing) and x.shape[-1] in widths
+            # Of all that can be asked this takes least: between an engine's ops nothing of ours is in the caches.
+            compiling = is_dynamo_compiling()
+            wins = False
+            if compiling or not self.tracing:
+                wins = x.shape[-1] in (self._plain_widths if residual is None else self._fused_widths)
             if compiling and x.is_cuda and not self.leaves_gpu_graphs:
                 wins = False
             if not (wins or self.tracing):
@@ -100,8 +103,8 @@ class Norm(Adapter):
                 weight is None
                 or not norm.has_weight
                 or norm.variance_size_override is not None
-                or weight.dtype != x.dtype
-                or x.dtype not in NAMES
+                or (dtype := x.dtype) is not weight.dtype
+                or dtype not in NAMES
             ):
                 if not compiling:
                     self.decline()

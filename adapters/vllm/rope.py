@@ -9,6 +9,7 @@ import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.rope import LiveRope
 from fib_plugin.adapters.vllm.engine import VERSIONS, VLLM, displaced_source
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.dispatch.opaque import observer, opaque
@@ -34,6 +35,7 @@ class Rope(Adapter):
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.calls = LiveRope(runtime, self.name, _rotary_embedding)
+        self.tracing = runtime.tracing
         #: Head sizes with a proven solution: only these leave a compiled graph.
         self.heads = frozenset(c["head_dim"] for c in runtime.candidates("rope"))
         arguments = "Tensor positions, Tensor query, Tensor key, Tensor cache, int head_size, bool is_neox"
@@ -83,24 +85,26 @@ class Rope(Adapter):
 
     def _substitute(self, rope: Any, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None) -> Any:
         """(query, key) rotated by a solution, or None."""
-        wins = rope.head_size in self.heads
-        if not self.live or not (wins or self.runtime.tracing):
+        compiling = is_dynamo_compiling()
+        tracing = self.tracing
+        wins = (compiling or not tracing) and rope.head_size in self.heads
+        if not self.live or not (wins or tracing):
             return None
         if key is None or positions.dim() != 1 or query.dtype not in NAMES or getattr(rope, "use_flashinfer", False):
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 self.decline()
             return None
-        if torch.compiler.is_compiling() and not wins and not self.values:
+        if compiling and not wins and not self.values:
             if self.seen is not None:
                 # The cache as it is: a graph would convert it for the observer alone, on every call.
                 widths = query.numel() // query.shape[0], key.numel() // key.shape[0]
                 self.seen.call(positions, rope.cos_sin_cache, *widths, query.dtype, rope.head_size, rope.is_neox_style)
             return None
         # As the next method begins, without what asking a module for a buffer takes.
-        cache = rope._buffers.get("cos_sin_cache")
+        cache = None if compiling else rope._buffers.get("cos_sin_cache")
         if cache is None or cache.dtype is not query.dtype or cache.device != query.device:
             cache = rope._match_cos_sin_cache_dtype(query)
-        if not torch.compiler.is_compiling():
+        if not compiling:
             return self.calls.attempt(positions, query, key, cache, rope.head_size, rope.is_neox_style)
         if wins:
             return self.op.call(positions, query, key, cache, rope.head_size, rope.is_neox_style)

@@ -42,13 +42,22 @@ def test_gemm_resolves_a_weight_once(proven_runtime: Any) -> None:
 
 def test_gemm_knows_a_weight_only_with_rows_that_it_can_be_called_with(proven_runtime: Any) -> None:
     live, weight, x = LiveGemm(proven_runtime(GEMM), "toy.gemm"), normal(5, 4), normal(ROWS, 4)
-    assert not live.knows(x, weight)
+    assert live.known_site(x, weight) is None
     live.attempt(x, weight)
-    assert live.knows(x, weight)
-    assert live.knows(normal(2, 3, 4), weight)
-    assert not live.knows(x.to(torch.bfloat16), weight)
-    assert not live.knows(normal(ROWS, 3), weight)
-    assert not live.knows(x, weight.data)  # another object: whether it is the same memory is not known yet
+    site = live.known_site(x, weight)
+    assert site is not None
+    assert site.definition.name == GEMM.name
+    assert live.known_site(normal(2, 3, 4), weight) is None  # `attempt` makes rows of it
+    assert live.known_site(x.to(torch.bfloat16), weight) is None
+    assert live.known_site(normal(ROWS, 3), weight) is None
+    assert live.known_site(x, weight.data) is None  # another object: whether it is the same memory is not known yet
+
+
+def test_a_weight_that_was_given_other_memory_is_looked_up_again(proven_runtime: Any) -> None:
+    live, weight, x = LiveGemm(proven_runtime(GEMM), "toy.gemm"), normal(5, 4), normal(ROWS, 4)
+    live.attempt(x, weight)
+    weight.data = normal(5, 4)
+    assert live.known_site(x, weight) is None
 
 
 def test_a_slice_of_a_weight_is_another_weight(proven_runtime: Any) -> None:

@@ -106,7 +106,7 @@ def test_a_solutions_result_is_found_where_the_engines_would_be(norm: Any) -> No
 
 
 def test_a_norm_of_one_tensor_with_itself_stays_in_the_graph(norm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("fib_plugin.adapters.vllm.norm.is_dynamo_compiling", lambda: True)
     weight = torch.nn.Parameter(torch.ones(WIDTH))
     layer = type("Layer", (), {"has_weight": True, "variance_size_override": None, "variance_epsilon": EPS})()
     layer.weight, (x, residual) = weight, pair()

@@ -35,7 +35,7 @@ def test_a_proven_norm_leaves_a_gpus_compiled_graph_only_where_it_is_named(
     prove(dataset, ops.ALL["rmsnorm"].definition(hidden_size=WIDTH, eps=1e-5, dtype="float32"))
     norm = Norm(make_runtime(adapters=adapters))
     norm.plain = SimpleNamespace(call=lambda *args: "ours", schema="")  # type: ignore[assignment]
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("fib_plugin.adapters.vllm.norm.is_dynamo_compiling", lambda: True)
     weight = SimpleNamespace(dtype=torch.float32, data=None)
     layer = SimpleNamespace(has_weight=True, weight=weight, variance_size_override=None, variance_epsilon=1e-5)
     x = SimpleNamespace(shape=(4, WIDTH), is_cuda=device == "cuda", dtype=torch.float32)

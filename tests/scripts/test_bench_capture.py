@@ -16,7 +16,7 @@ KEYS = {"seen_ns", "new_us", "syncs", "records_per_s", "mib_per_s", "throughput_
 
 
 def test_the_last_line_is_one_object_with_every_key(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPT, "--no-engine", "--seconds", "0.2"]
+    command = [sys.executable, SCRIPT, "--no-engine", "--seconds", "0.2", "--blocks", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
