@@ -99,10 +99,10 @@ class Gemm(Adapter):
             if not compiling:
                 site = known_site(x, known)
                 if site is not None:
-                    out = site.attempt(x.shape[0], (x, known))
-                    if out is None:
+                    found: torch.Tensor | None = site.attempt(x.shape[0], (x, known))
+                    if found is None:
                         return impl(layer, x, weight, bias)  # type: ignore[no-any-return]
-                    return out if bias is None else out + bias.to(out.dtype)
+                    return found if bias is None else found + bias.to(found.dtype)
             if known.dim() != 2 or known.shape[1] != x.shape[-1] or not self._wants(known):
                 result: torch.Tensor = impl(layer, x, weight, bias)
                 return result
