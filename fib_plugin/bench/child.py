@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,31 +14,20 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from fib_plugin.bench import tree, wire
 from fib_plugin.bench.blob import Blob
 from fib_plugin.bench.drain import Drain
 from fib_plugin.bench.environment import environment
+from fib_plugin.bench.excess import Excess
 from fib_plugin.bench.forkserver import ForkServer, ServerLost
 from fib_plugin.bench.host import free_bytes
 from fib_plugin.bench.line import WireError, pending, receive_reply, send
+from fib_plugin.bench.process import Forked, Process, exit_cause, start
 
 _START_S = 180.0
 _POLL_S = 0.1
-#: What torch and an engine's libraries hold before any solution is read.
-_BASE_BYTES = 4 << 30
-#: A compiler's driver starts a handful; a pool of threads per library is normal on a large host.
-_MOST_PROCESSES = 32
-_MOST_THREADS = 4096
-# The scratch folder is no place to import from.
-_CODE = """import sys
-sys.path[:] = [path for path in sys.path if path]
-from fib_plugin.bench.serving import pin
-from fib_plugin.bench.worker import main
-pin(sys.argv[2], int(sys.argv[3]))
-main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
-"""
 
 
 class ChildDied(Exception):
@@ -69,29 +56,6 @@ class Place:
     graphs: bool = True
     warm: bool = False
     kernels: bool = False
-
-
-class _Process(Protocol):
-    """What is known of a process, whoever started it."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def poll(self) -> int | None: ...
-
-
-class _Forked:
-    """A process that a fork server started."""
-
-    def __init__(self, server: ForkServer, pid: int) -> None:
-        self.pid = pid
-        self._server = server
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        if self._code is None:
-            self._code = self._server.poll(self.pid)
-        return self._code
 
 
 class Child:
@@ -126,7 +90,6 @@ class Child:
         self.scratch = Path(tempfile.mkdtemp(prefix="fib-bench-"))
         self._memory = memory_bytes if memory_bytes is not None else free_bytes() // 2
         self._mark = uuid.uuid4().hex
-        self._seen: set[int] = set()
         self._cause = ""
         self._resting = False
         self._halted: set[int] = set()
@@ -139,10 +102,10 @@ class Child:
         reading, writing = os.pipe()
         try:
             with theirs:
-                self._process: _Process = (
-                    _start(place, theirs, writing, self.scratch, surroundings)
+                self._process: Process = (
+                    start(place.device, place.threads, theirs, writing, self.scratch, surroundings)
                     if server is None
-                    else _Forked(
+                    else Forked(
                         server,
                         server.fork(
                             wire.Fork(surroundings, str(self.scratch), list(map(str, readable)), self._memory, role),
@@ -154,6 +117,7 @@ class Child:
         finally:
             os.close(writing)
         self._drain = Drain(reading)
+        self._excess = Excess(self._process.pid, self._memory, self.scratch)
         self._started = False
         self._over = threading.Event()
         if self.sandboxed:
@@ -265,7 +229,8 @@ class Child:
         self._over.set()
         self._line.close()
         # Once it was waited for, its number and those below may be another's: only what carries the mark is ours.
-        known = {pid for pid in self._seen if pid in tree.marked(self._mark)} if self._seen else set()
+        seen = self._excess.seen
+        known = seen & tree.marked(self._mark) if seen else set()
         if self._process.poll() is None:
             tree.end(self._process.pid, self._mark, known)
         elif known or self.orphaned or not self.sandboxed:
@@ -275,24 +240,14 @@ class Child:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _watch(self) -> None:
-        """Ends a child that takes too much of the host. The kernel's limits do not count processes of root."""
-        pid = self._process.pid
+        """Ends a child that takes too much of the host."""
         while not self._over.wait(_POLL_S):
             if self._resting:
                 continue
-            others = tree.below(pid)
-            self._seen |= others
-            count = sum(map(tree.threads, others)) + tree.threads(pid)
-            held = sum(map(tree.private_bytes, others)) + tree.private_bytes(pid)
-            if len(others) > _MOST_PROCESSES:
-                self._cause = f"it started {len(others)} processes (limit {_MOST_PROCESSES})"
-            elif count > _MOST_THREADS:
-                self._cause = f"it started {count} threads (limit {_MOST_THREADS})"
-            elif held > self._memory + _BASE_BYTES:
-                self._cause = f"out of memory (limit {self._memory / (1 << 30):.1f} GiB)"
+            self._cause = self._excess.cause()
             if self._cause:
                 if not self._over.is_set():
-                    tree.end(pid, self._mark, others)
+                    tree.end(self._process.pid, self._mark, self._excess.seen)
                 return
 
     def _wait(self, seconds: float) -> int | None:
@@ -312,38 +267,12 @@ class Child:
                 else f"the process sent what is not an answer: {error}"
             )
         else:
-            cause = f"the process was killed: {self._cause}" if self._cause else _exit_cause(code)
+            cause = f"the process was killed: {self._cause}" if self._cause else exit_cause(code)
         log = self.log()
         self.close()
         return f"{cause}\n{log}".strip()
 
 
-def _start(
-    place: Place, line: socket.socket, output: int, scratch: Path, surroundings: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    device = place.device.partition(":")[0]  # the environment shows it one device only
-    return subprocess.Popen(
-        [sys.executable, "-c", _CODE, str(line.fileno()), device, str(place.threads)],
-        pass_fds=[line.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is the parent's affair, and one kill ends most of what it starts
-        cwd=scratch,
-        env=surroundings,
-    )
-
-
 def _send(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-
-
-def _exit_cause(code: int) -> str:
-    if code >= 0:
-        return f"the process exited with code {code} during the run"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"the process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from bench_cases import NORM, solution
 
-from fib_plugin.bench import landlock, sandbox, tree, wire
+from fib_plugin.bench import excess, landlock, sandbox, tree, wire
 from fib_plugin.bench.child import Child, ChildDied, Place
 from fib_plugin.bench.forkserver import ForkServer
 from fib_plugin.bench.seat import Refused, Seat
@@ -114,6 +114,20 @@ def test_a_childs_reference_is_blank(server: ForkServer, cache: Path) -> None:
 
 def test_a_memory_bomb_is_ended_and_named(server: ForkServer, cache: Path) -> None:
     assert said(server, cache, "held = [bytearray(1 << 26) for _ in range(400)]", memory=1 << 28)
+
+
+def test_files_without_end_are_a_reason_to_be_ended(
+    server: ForkServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(excess, "_MOST_FILE_BYTES", 64 << 20)
+    source = (
+        "import os, time\n"
+        "for number in range(40):\n"
+        "    with open(f'{os.environ[\"TMPDIR\"]}/{number}', 'wb') as file:\n"
+        "        file.write(os.urandom(1 << 20) * 8)\n"
+        "time.sleep(30)\n"
+    )
+    assert "GiB of files" in said(server, cache, source)
 
 
 def test_a_flood_of_output_is_bounded(server: ForkServer, cache: Path) -> None:
