@@ -81,7 +81,11 @@ class LiveLayers:
         """The layer, if a solution may answer for it; None when the engine's op must, which is counted."""
         known = self._layers.get(id(layer))
         parameter = layer._parameters.get(self._parameter)
-        if known is None or known.parameter is not parameter or known.address != parameter.data_ptr():
+        if (
+            known is None
+            or known.parameter is not parameter
+            or (parameter is not None and known.address != parameter.data_ptr())
+        ):
             known = self.meet(method, layer)
         if known.site is None:
             if known.why:

@@ -203,6 +203,8 @@ def test_inputs_of_another_kind_are_left_to_the_engine(bench: Bench, x: Any) -> 
 
 
 LAYERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "given away": ("rowwise", {"weight": None}, "no weight"),
+    "not there yet": ("rowwise", {"weight": fp8_weight().t().to("meta")}, "no weight"),
     "another format": ("block_scale", {"weight": fp8_weight().view(torch.float8_e5m2)}, "float8_e5m2"),
     "scales that are bytes": ("block_scale", {"weight_scale_inv": torch.ones(2, 3, dtype=torch.uint8)}, "uint8"),
     "scales by other blocks": ("block_scale", {"weight_scale_inv": torch.ones(7, 10)}, "7, 10"),

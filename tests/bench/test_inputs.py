@@ -19,6 +19,10 @@ CASES: list[tuple[Definition, dict[str, int]]] = [
     (ops.ALL["gemm"].definition(n=48, k=64, dtype="float16"), {"M": 0}),
     (ops.ALL["gemm_fp8_block_scale"].definition(n=200, k=300), {"M": 3}),
     (ops.ALL["gemm_fp8_static"].definition(n=48, k=64), {"M": 3}),
+    (
+        ops.ALL["moe_fp8_block_scale"].definition(topk=2, num_experts=4, hidden_size=200, intermediate_size=128),
+        {"num_tokens": 3},
+    ),
     (ops.ALL["rmsnorm"].definition(hidden_size=64, eps=1e-6), {"batch_size": 3}),
     (ops.ALL["fused_add_rmsnorm"].definition(hidden_size=64, eps=1e-6), {"batch_size": 3}),
     (ops.ALL["silu_and_mul"].definition(d=32), {"batch_size": 3}),
@@ -83,6 +87,16 @@ def test_fp8_weights_fill_their_format_and_their_product_stays_near_one(kind: st
     assert 80 < float(weight.float().std()) < 120
     (out,) = Reference(definition)(inputs)
     assert 0.4 < float(out.std()) < 1.6
+
+
+def test_fp8_experts_are_made_as_plain_ones_are() -> None:
+    sizes = {"topk": 2, "num_experts": 4, "hidden_size": 256, "intermediate_size": 256, "dtype": "float32"}
+    spread = []
+    for family in ("moe", "moe_fp8_block_scale"):
+        definition = ops.ALL[family].definition(**sizes)
+        inputs = InputMaker(None, 1).make(definition, random_workload(definition, {"num_tokens": 64}), 2)
+        spread.append(float(Reference(definition)(inputs)[0][0].std()))
+    assert 0.5 * spread[0] < spread[1] < 2 * spread[0]
 
 
 def test_no_two_blocks_have_the_same_scale() -> None:
