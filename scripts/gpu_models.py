@@ -124,6 +124,16 @@ BLOCK_FP8: Mapping[str, Any] = {
     }
 }
 
+#: As Llama's fp8 checkpoints often are: one scale for each weight, activations quantized by the engine.
+TENSOR_FP8: Mapping[str, Any] = {
+    "quantization_config": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "modules_to_not_convert": ["lm_head"],
+    }
+}
+
 #: What stands for each size where the real one is too large to try a script with.
 _TINY: Mapping[str, Any] = {
     "vocab_size": 640,
@@ -175,7 +185,9 @@ MODELS: Mapping[str, Model] = {
     model.name: model
     for model in (
         Model("llama_3_1_8b", LLAMA_3_1_8B, 8),
+        Model("llama_3_1_8b_fp8", {**LLAMA_3_1_8B, **TENSOR_FP8}, 8),
         Model("qwen3_30b_a3b", QWEN3_30B_A3B, 4),
+        Model("qwen3_30b_a3b_fp8", {**QWEN3_30B_A3B, **BLOCK_FP8}, 4),
         # One dense layer and one of experts: 26 GiB in bfloat16.
         Model("deepseek_v3", DEEPSEEK_V3, 2, {"first_k_dense_replace": 1}),
         Model("deepseek_v3_fp8", {**DEEPSEEK_V3, **BLOCK_FP8}, 3, {"first_k_dense_replace": 1}),
