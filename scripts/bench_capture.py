@@ -15,10 +15,14 @@ The last line of output is one JSON object:
     mib_per_s         that reach the disk, with 1 MiB of structural inputs each
     throughput_ratio  of a vLLM engine with capture at work to the same engine with capture at rest, step by step in
                       turn, less what the writer's thread and hooks at rest take (see bench_capture_steps.py), for a
-                      model whose ops take as long as ops do: 8 layers of 1024, float32, one thread, eight requests
+                      model whose ops take as long as ops do: layers as those of models of one billion parameters
+                      (2048 wide), float32, one thread, eight requests
+    small_ratio       the same with layers as those of the smallest models that are served (1024 wide): a call costs the
+                      same, about 10 us where weights push all else out of the caches, and the layers are five times
+                      faster
     toy_ratio         the same for the tests' model of 2 layers of 128, whose ops take microseconds: Python around them
-                      is most of its step, and ours adds to that. Nobody serves such a model; it shows what a call costs
-    in_process        both in full: the interval of the ratio by the wall, and by the time of the engine's thread alone,
+                      is most of its step, and ours adds to that. Nobody serves such a model
+    in_process        all in full: the interval of the ratio by the wall, and by the time of the engine's thread alone,
                       which other work on the machine hardly changes, but which knows nothing of waiting
     two_processes     with --starts: of two engines that serve in turn, one with capture; they differ by some percent
                       whatever they run
@@ -59,7 +63,7 @@ Call = Callable[[], Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=6, help="measurements of seen and new calls (default 6)")
-    parser.add_argument("--turns", type=int, default=24, help="rounds with hooks at rest and at work (default 24)")
+    parser.add_argument("--turns", type=int, default=12, help="rounds with hooks at rest and at work (default 12)")
     parser.add_argument("--starts", type=int, default=0, help="times that two engines are started (default 0)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each engine and start (default 5)")
     parser.add_argument("--requests", type=int, default=24, help="requests a round (default 24)")
@@ -89,6 +93,7 @@ def main() -> None:
             turns = result["in_process"] = in_turns(work, options.turns)
             result["machine"]["engine"] = machine.told()
             result["throughput_ratio"] = turns["realistic"]["throughput_ratio"]
+            result["small_ratio"] = turns["small"]["throughput_ratio"]
             result["toy_ratio"] = turns["toy"]["throughput_ratio"]
             if options.starts:
                 result["two_processes"] = throughput(work, options.requests, options.rounds, options.starts)

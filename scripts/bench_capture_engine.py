@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).parent
-#: By name: layers as models of half a billion parameters have, among the smallest that are served, and the demo's,
-#: whose ops take microseconds.
+#: By name: the demo's, whose ops take microseconds; layers as models of half a billion parameters have, the smallest
+#: that are served; and as those of one billion have.
 MODELS = {
     "toy": {"hidden": 128, "intermediate": 256, "layers": 2, "heads": 4, "kv_heads": 2},
-    "realistic": {"hidden": 1024, "intermediate": 2816, "layers": 8, "heads": 16, "kv_heads": 8},
+    "small": {"hidden": 1024, "intermediate": 2816, "layers": 8, "heads": 16, "kv_heads": 8},
+    "realistic": {"hidden": 2048, "intermediate": 8192, "layers": 4, "heads": 32, "kv_heads": 8},
 }
-MODEL = MODELS["realistic"]
+MODEL = MODELS["small"]
+#: Of rounds, how many more than the largest model a smaller one gets: its rounds are shorter.
+_MORE = {"toy": 10, "small": 2, "realistic": 1}
 #: Requests at once and tokens that each gets, in a round of ``in_turns``.
 BATCH, TOKENS = 8, 32
 
@@ -33,7 +36,7 @@ def made(work: Path, model: dict[str, int]) -> Path:
 
 
 def in_turns(work: Path, rounds: int) -> dict[str, Any]:
-    """See bench_capture_steps.py; by model. The toy's rounds are short, so it gets more of them."""
+    """See bench_capture_steps.py; by model."""
     found: dict[str, Any] = {}
     for name, model in MODELS.items():
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("FIB_", "VLLM_"))}
@@ -52,7 +55,7 @@ def in_turns(work: Path, rounds: int) -> dict[str, Any]:
         command = [sys.executable, str(SCRIPTS / "bench_capture_steps.py"), str(made(work, model))]
         with (work / f"{name}.log").open("w") as log:
             done = subprocess.run(
-                [*command, str(rounds * (6 if name == "toy" else 1)), str(BATCH), str(TOKENS)],
+                [*command, str(rounds * _MORE[name]), str(BATCH), str(TOKENS)],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
