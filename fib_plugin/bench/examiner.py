@@ -151,6 +151,7 @@ class Examiner:
             return Outcome(verdict)
         if not contender.engine:
             check_helpers(contender.seat)
+            check_replaced(contender.seat, contender.key)
             same = check_conduct(case, contender.seat, contender.key, solution, tried.first)
             verdict = verdict if same is None else verdict.noting(deterministic=same)
         baseline = self._baseline(case, solution, displaced)
