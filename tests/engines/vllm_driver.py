@@ -54,10 +54,15 @@ class Vllm:
     def __init__(self, job: dict[str, Any], stock: dict[str, object]) -> None:
         from vllm import LLM
 
+        if "fp8" in Path(job["model"]).name:
+            from stand_ins.vllm_fp8 import install
+
+            install()
         self.stock = stock
         self.llm = LLM(
             model=job["model"],
-            dtype="float32",
+            # Layers in fp8 have no activations in float32.
+            dtype="bfloat16" if "fp8" in Path(job["model"]).name else "float32",
             max_model_len=128,
             max_num_seqs=4,
             max_num_batched_tokens=128,
