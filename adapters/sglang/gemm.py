@@ -9,6 +9,7 @@ import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.gemm import LiveGemm
 from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.runtime import Runtime
@@ -109,13 +110,23 @@ class Gemm(Adapter):
 
     def _substitute(self, x: torch.Tensor, layer: Any, method: Any = None) -> torch.Tensor | None:
         """x times the layer's weight transposed by a solution, or None when the engine's op must answer."""
-        if not self.live or torch.compiler.is_compiling():
+        # Of all that can be asked this takes least: between an engine's ops nothing of ours is in the caches.
+        if not self.live or is_dynamo_compiling():
             return None
-        weight = layer.weight
+        # To ask a module for a parameter, or for what it lacks, takes longer than all the rest.
+        fields = layer.__dict__
+        weight = fields["_parameters"].get("weight") if "_parameters" in fields else None
+        if weight is None:
+            weight = layer.weight
+        # For AMX the engine packs a weight in place.
+        packed = fields.get("use_intel_amx_backend", False)
+        site = None if packed else self.calls.known_site(x, weight)
+        if site is not None:
+            found: torch.Tensor | None = site.attempt(x.shape[0], (x, weight))
+            return found
         if weight.dim() != 2 or weight.shape[1] != x.shape[-1] or not self._wants(weight):
             return None
-        # For AMX the engine packs a weight in place.
-        if x.dtype != weight.dtype or x.dtype not in NAMES or getattr(layer, "use_intel_amx_backend", False):
+        if x.dtype != weight.dtype or x.dtype not in NAMES or packed:
             self.decline()
             return None
         if method is not None and weight.data_ptr() not in self._owners:

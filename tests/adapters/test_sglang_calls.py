@@ -89,6 +89,20 @@ def test_packed_weights_and_other_dtypes_are_left_to_the_engine(gemm: Gemm) -> N
     assert unsupported(gemm) == 2
 
 
+def test_a_known_layer_is_answered_as_at_its_first_call_and_asked_the_same(gemm: Gemm) -> None:
+    linear, x = torch.nn.Module(), torch.randn(ROWS, K)
+    linear.weight = torch.nn.Parameter(torch.randn(N, K), requires_grad=False)
+    apply = gemm.apply(stock)
+    for _ in range(3):
+        torch.testing.assert_close(apply(None, linear, x), x @ linear.weight.T + MARK)
+    assert apply(None, linear, x.double()) == "stock"
+    deep = torch.randn(2, ROWS // 2, K)
+    torch.testing.assert_close(apply(None, linear, deep), deep @ linear.weight.T + MARK)
+    linear.use_intel_amx_backend = True  # type: ignore[assignment]
+    assert apply(None, linear, x) == "stock"
+    assert unsupported(gemm) == 2
+
+
 def test_lm_head_is_multiplied_with_unless_the_engine_would_not(gemm: Gemm) -> None:
     x, head = torch.randn(ROWS, K), layer(quant_method=None)
     compute = gemm.lm_head(stock)
