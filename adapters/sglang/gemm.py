@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.gemm import LiveGemm
-from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source
+from fib_plugin.adapters.sglang.engine import SGLANG, VERSIONS, displaced_source, weight_of
 from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
@@ -113,13 +113,9 @@ class Gemm(Adapter):
         # Of all that can be asked this takes least: between an engine's ops nothing of ours is in the caches.
         if not self.live or is_dynamo_compiling():
             return None
-        # To ask a module for a parameter, or for what it lacks, takes longer than all the rest.
-        fields = layer.__dict__
-        weight = fields["_parameters"].get("weight") if "_parameters" in fields else None
-        if weight is None:
-            weight = layer.weight
-        # For AMX the engine packs a weight in place.
-        packed = fields.get("use_intel_amx_backend", False)
+        weight = weight_of(layer)
+        # For AMX the engine packs a weight in place. A module is slow to say that it lacks something.
+        packed = layer.__dict__.get("use_intel_amx_backend", False)
         site = None if packed else self.calls.known_site(x, weight)
         if site is not None:
             found: torch.Tensor | None = site.attempt(x.shape[0], (x, weight))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from fib_plugin.adapters.live.dtype import NAMES
 from fib_plugin.adapters.live.norm import LiveNorm
-from fib_plugin.adapters.sglang.engine import SGLANG, displaced_source
+from fib_plugin.adapters.sglang.engine import SGLANG, displaced_source, weight_of
+from torch.compiler import is_dynamo_compiling
 
 from fib_plugin.adapter import Adapter, Target
 from fib_plugin.runtime import Runtime
@@ -80,12 +81,12 @@ class Norm(Adapter):
     ) -> Any:
         """What the engine's op would return, by a solution; None when the engine's op must answer."""
         widths = self.widths["rmsnorm" if residual is None else "fused_add_rmsnorm"]
-        if torch.compiler.is_compiling() or not (self.runtime.tracing or x.shape[-1] in widths):
+        if is_dynamo_compiling() or not (self.runtime.tracing or x.shape[-1] in widths):
             return None
-        if addition is not None or _unsupported(norm, x, residual) or _quantizes(linear):
+        weight: Any = weight_of(norm) if norm.has_weight else None
+        if addition is not None or _unsupported(norm, x, weight, residual) or _quantizes(linear):
             self.decline()
             return None
-        weight = norm.weight
         if weight.data_ptr() not in self._norms:
             self._norms[weight.data_ptr()] = norm
         if residual is None:
@@ -97,16 +98,16 @@ class Norm(Adapter):
         return self._originals[x.is_cuda](self._norms[weight.data_ptr()], x, *residual)
 
 
-def _unsupported(norm: Any, x: torch.Tensor, residual: torch.Tensor | None) -> bool:
+def _unsupported(norm: Any, x: torch.Tensor, weight: Any, residual: torch.Tensor | None) -> bool:
     """Whether the module has what the definitions lack: part of a row, another rounding, a wider residual."""
     return bool(
         norm.variance_size_override is not None
-        or not norm.has_weight
+        or weight is None
         or norm.fp32_residual
         or norm.override_orig_dtype is not None
         or (norm.cast_x_before_out_mul and x.dtype is not torch.float32)
-        or getattr(norm, "x_pad_to_multiple", 0)
-        or norm.weight.dtype != x.dtype
+        or norm.__dict__.get("x_pad_to_multiple", 0)  # a module is slow to say that it lacks something
+        or weight.dtype != x.dtype
         or x.dtype not in NAMES
         or (residual is not None and (residual.dtype != x.dtype or residual.shape != x.shape))
         or not x.numel()
