@@ -10,7 +10,7 @@ from fib_plugin.dataset import TraceSet, load_counts, merge, validate
 
 pytestmark = pytest.mark.engine
 
-#: One prompt that the capture run did not have, so that a new size is met just before the kill.
+#: One prompt that the capture run did not have, so that a new size is met a second before the kill.
 NEW = {"generate": "new", "prompts": ["w5 w6 w7 w8 w9 w3 w4 w5 w6"]}
 
 
@@ -23,13 +23,13 @@ def captured(request):
 def killed(drive, captured, workspace):
     sizes = range(1, 18) if captured.engine == "sglang" else ()
     dataset = forge(captured.dataset, workspace / f"forged_processes_{captured.engine}", sizes=sizes)
-    # What is promised is the last second; SGLang's front end answers while its scheduler is still at work.
-    pause = [{"wait": 1.5}] if captured.engine == "sglang" else []
+    # A kill may cost the last second; SGLang's front end answers while its scheduler is still at work.
+    pause = {"wait": 1.5 if captured.engine == "sglang" else 1.0}
     return drive(
         f"processes_{captured.engine}",
         "llama",
-        # Counts are flushed every second; what is new reaches the disk at once.
-        [*sampling_steps(engine=captured.engine), {"wait": 2.5}, NEW, *pause, {"kill_children": True}],
+        # Counts are flushed every second; what is new reaches the disk sooner, but its writes are gathered.
+        [*sampling_steps(engine=captured.engine), {"wait": 2.5}, NEW, pause, {"kill_children": True}],
         dataset=dataset,
         engine=captured.engine,
         FIB_ENABLE_APPLY="1",
@@ -51,7 +51,7 @@ def test_the_engine_core_substitutes(killed) -> None:
     assert all(substituted.values()), substituted
 
 
-def test_what_ran_just_before_sigkill_is_on_disk_and_readable(killed) -> None:
+def test_what_ran_a_second_before_sigkill_is_on_disk_and_readable(killed) -> None:
     merge(killed.dataset, every=True)
     kept = TraceSet.from_path(killed.dataset).workloads["silu_and_mul_fp32_d256"]
     assert 9 in {trace.workload.axes["batch_size"] for trace in kept}
