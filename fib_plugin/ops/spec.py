@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fib_plugin.schema import Definition
+from fib_plugin.schema.source import parse_source
 
 #: Name parts of the dtypes that differ from what engines serve by default (bfloat16 has none).
 _DTYPE_PARTS = {"bfloat16": "", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8"}
@@ -97,7 +98,7 @@ def reference_eps(reference: str) -> float | None:
 
     Returns None when the reference sets none. Matching requires it to equal the live op's eps.
     """
-    for node in ast.walk(ast.parse(reference)):
+    for node in ast.walk(parse_source(reference)):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
             for target in node.targets:
                 if isinstance(target, ast.Name) and target.id.lower() == "eps":

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from fib_plugin.schema.errors import rule
 from fib_plugin.schema.record import Name, Record, Size
+from fib_plugin.schema.source import parse_source
 
 Shape = tuple[int, ...]
 
@@ -172,12 +173,12 @@ class Definition(Record):
 
     def _check_reference(self) -> None:
         try:
-            body = ast.parse(self.reference).body
+            tree = parse_source(self.reference)
         except (SyntaxError, ValueError) as error:
             raise rule(
                 f"the reference is not Python: {error}", field="reference", remedy="correct the source"
             ) from error
-        if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in body):
+        if not any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in ast.iter_child_nodes(tree)):
             raise rule(
                 "the reference has no top-level function 'run'",
                 field="reference",
@@ -187,7 +188,7 @@ class Definition(Record):
     def _check_constraints(self) -> None:
         for index, constraint in enumerate(self.constraints or ()):
             try:
-                ast.parse(constraint.strip(), mode="eval")
+                parse_source(constraint.strip(), "eval")
             except (SyntaxError, ValueError) as error:
                 raise rule(
                     f"the constraint {constraint!r} is not an expression",
