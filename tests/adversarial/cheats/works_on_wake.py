@@ -1,5 +1,6 @@
 """Has a thread that holds the interpreter lock, notices when the process is woken, and answers the new inputs first."""
-# expect: status=RUNTIME_ERROR,INCORRECT_NUMERICAL foul=late_work,leftover_threads,wrong_values,stale_output definition=silu win=no
+# expect: status=RUNTIME_ERROR,INCORRECT_NUMERICAL,TIMEOUT foul=late_work,leftover_threads,wrong_values,stale_output,timeout definition=silu win=no
+# On a busy host the lock that it holds keeps its own calls waiting for 10 s each: then it times out.
 import sys
 import threading
 import time
