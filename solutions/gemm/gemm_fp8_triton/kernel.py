@@ -4,28 +4,12 @@ With one scale for 128 columns a tile of A holds all that its scales depend on. 
 A, the scales are known before the product starts.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
+from fp8_tile import BLOCK, WIDEN, rounded, row_scales
 
-#: Triton's interpreter (3.5) loses the carry when it rounds to fp8 (31.9 becomes 16): there fp8 is played in float32.
-WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
 UE8M0 = 0  # fib: ue8m0
-BLOCK = 128
-
-
-@triton.jit
-def _round(x, WIDEN: tl.constexpr):
-    x = tl.minimum(tl.maximum(x, -448.0), 448.0)
-    if WIDEN:
-        # Normals keep 3 bits of mantissa, ties to even; below 2**-6 all are multiples of 2**-9.
-        bits = x.to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000
-        return tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, bits.to(tl.float32, bitcast=True))
-    else:
-        return x.to(tl.float8e4nv)
 
 
 @triton.jit
@@ -56,12 +40,10 @@ def _block_scaled(
         k = start + tl.arange(0, BLOCK_K)
         a = tl.load(a_rows + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0).to(tl.float32)
         b = tl.load(b_rows + k[:, None], mask=(n[None, :] < N) & (k[:, None] < K), other=0.0)
-        scale = tl.maximum(tl.max(tl.abs(a), axis=1), 1e-10) / 448.0
-        if UE8M0:
-            scale = tl.exp2(tl.ceil(tl.log2(scale)))
+        scale = row_scales(a, UE8M0)
         if WIDEN:
             b = b.to(tl.float32)
-        part = tl.dot(_round(a / scale[:, None], WIDEN), b, input_precision="ieee")
+        part = tl.dot(rounded(a / scale[:, None], WIDEN), b, input_precision="ieee")
         total += part * (scale * tl.load(scales + start // BLOCK_K))[:, None]
     c = c_ptr + m[:, None].to(tl.int64) * c_step + n[None, :]
     tl.store(c, total.to(c_ptr.dtype.element_ty), mask=(m[:, None] < M) & (n[None, :] < N))
@@ -86,7 +68,7 @@ def _scaled(
         if WIDEN:
             b = b.to(tl.float32)
         # A GPU's own sums of fp8 products keep 14 bits: what 128 columns add up to goes into a sum in fp32.
-        total += tl.dot(_round(a / a_scale[:, None], WIDEN), b, input_precision="ieee")
+        total += tl.dot(rounded(a / a_scale[:, None], WIDEN), b, input_precision="ieee")
     b_scale = tl.load(b_scale_ptr + n * b_scale_step, mask=n < N, other=0.0)
     c = c_ptr + m[:, None].to(tl.int64) * c_step + n[None, :]
     total *= a_scale[:, None] * b_scale[None, :]

@@ -11,9 +11,9 @@ import os
 import torch
 import triton
 import triton.language as tl
+from queries import load, request_of, rows_of, store
+from running import LOG2_E, finish, step
 from shares import Shares
-
-LOG2_E = 1.4426950408889634
 
 #: Triton's interpreter (3.5) multiplies the bits of bfloat16 as if they were integers, so there operands are widened.
 WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
@@ -31,36 +31,19 @@ def _attend(
     kv_head = tl.program_id(1)
     if DECODE:
         request = block
-        first = block
         last = block + 1
         start = block
     else:
-        # Request r may own blocks from indptr[r] // TOKENS + r on: the last r that starts at or before this block.
-        low = 0
-        high = requests
-        while high - low > 1:
-            middle = (low + high) // 2
-            if tl.load(qo_indptr + middle) // TOKENS + middle <= block:
-                low = middle
-            else:
-                high = middle
-        request = low
-        first = tl.load(qo_indptr + request)
-        last = tl.load(qo_indptr + request + 1)
-        start = first + (block - first // TOKENS - request) * TOKENS
+        request, last, start = request_of(qo_indptr, requests, block, TOKENS)
     if start < last:
         pages_begin = tl.load(kv_indptr + request)
         num_kv = (tl.load(kv_indptr + request + 1) - pages_begin) * page_size
 
-        row = tl.arange(0, ROWS)
-        token = start + row // GROUP
-        head = kv_head * GROUP + row % GROUP
-        valid = (row < TOKENS * GROUP) & (token < last)
+        token, head, valid = rows_of(start, last, kv_head, GROUP, TOKENS, ROWS)
         visible = num_kv - (last - 1 - token)  # keys that a row sees: all but those of later tokens
+        q = load(q_ptr, token, head, valid, d, q_token, q_head, D)
         i = tl.arange(0, D)
         inside = i < d
-        q_rows = q_ptr + token[:, None].to(tl.int64) * q_token + head[:, None] * q_head + i[None, :]
-        q = tl.load(q_rows, mask=valid[:, None] & inside[None, :], other=0.0)
 
         top = tl.full((ROWS,), -float("inf"), tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
@@ -84,26 +67,16 @@ def _attend(
             scores = tl.dot(q, k, input_precision="ieee") * scale
             seen = j[None, :] < visible[:, None]
             scores = tl.where(seen, scores, -float("inf"))
-            new_top = tl.maximum(top, tl.max(scores, axis=1))
-            base = tl.where(new_top == -float("inf"), 0.0, new_top)  # a row that has seen nothing yet
-            weights = tl.exp2(scores - base[:, None])
-            shrink = tl.exp2(top - base)
-            total = total * shrink + tl.sum(weights, axis=1)
+            weights, shrink, top, total = step(scores, top, total)
             v_rows = v_ptr + page * v_page + slot * v_slot + kv_head * v_head
             v = tl.load(v_rows[:, None] + i[None, :], mask=exists[:, None] & inside[None, :], other=0.0)
             if WIDEN:
                 v = v.to(tl.float32)
             result = tl.dot(weights.to(v.dtype), v, result * shrink[:, None], input_precision="ieee")
-            top = new_top
 
-        some = total > 0
-        result = result / tl.where(some, total, 1.0)[:, None]
-        out_rows = out_ptr + token[:, None].to(tl.int64) * out_token + share * out_share + head[:, None] * out_head
-        out_rows += i[None, :]
-        tl.store(out_rows, result.to(out_ptr.dtype.element_ty), mask=valid[:, None] & inside[None, :])
-        # Scores carry log2(e) already, so this is the base 2 log-sum.
-        lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), -float("inf"))
-        tl.store(lse_ptr + token.to(tl.int64) * lse_token + share * lse_share + head, lse, mask=valid)
+        result, lse = finish(result, top, total)
+        out_ptr, lse_ptr = out_ptr + share * out_share, lse_ptr + share * lse_share
+        store(out_ptr, lse_ptr, result, lse, token, head, valid, d, out_token, out_head, lse_token, D)
 
 
 def _launch(q, k_cache, v_cache, qo_indptr, kv_indptr, kv_indices, sm_scale, output, lse):

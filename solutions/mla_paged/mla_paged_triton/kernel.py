@@ -8,9 +8,8 @@ import os
 import torch
 import triton
 import triton.language as tl
+from running import LOG2_E, finish
 from shares import Shares
-
-LOG2_E = 1.4426950408889634
 
 #: Triton's interpreter (3.5) multiplies the bits of bfloat16 as if they were integers, so there operands are widened.
 WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,12 +65,9 @@ def _attend(
         result = tl.dot(weights.to(latent.dtype), latent, result * shrink[:, None], input_precision="ieee")
         top = new_top
 
-    some = total > 0
-    result = result / tl.where(some, total, 1.0)[:, None]
+    result, lse = finish(result, top, total)
     out_at = out_ptr + request * out_row + share * out_share + head[:, None] * out_head + i[None, :]
     tl.store(out_at, result.to(out_ptr.dtype.element_ty), mask=valid[:, None] & (i < ckv)[None, :])
-    # Scores carry log2(e) already, so this is the base 2 log-sum.
-    lse = tl.where(some, top + tl.log2(tl.where(some, total, 1.0)), -float("inf"))
     tl.store(lse_ptr + request * lse_row + share * lse_share + head, lse, mask=valid)
 
 

@@ -1,40 +1,16 @@
-"""SwiGLU experts with fp8 weights in blocks: routing and sums of moe_triton, products of their own.
+"""SwiGLU experts with fp8 weights in blocks, as two grouped products; order and sums of rows are routing.py's.
 
 A tile of activations holds the 128 columns that share a scale, so that it is rounded to fp8 in registers, on its way
 into the product, and nothing is written in fp8.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
-from kernel import _add, _route, _tile_width
+from fp8_tile import BLOCK, WIDEN, rounded, row_scales
+from routing import Routing, rows_of, store_acts, store_parts
 
-#: Triton's interpreter (3.5) loses the carry when it rounds to fp8 (31.9 becomes 16): there fp8 is played in float32.
-WIDEN = os.environ.get("TRITON_INTERPRET") == "1"
 UE8M0 = 0  # fib: ue8m0
-BLOCK = 128
-
-
-@triton.jit
-def _scale(x, UE8M0: tl.constexpr):
-    scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-10) / 448.0
-    if UE8M0:
-        scale = tl.exp2(tl.ceil(tl.log2(scale)))
-    return scale
-
-
-@triton.jit
-def _round(x, WIDEN: tl.constexpr):
-    x = tl.minimum(tl.maximum(x, -448.0), 448.0)
-    if WIDEN:
-        # Normals keep 3 bits of mantissa, ties to even; below 2**-6 all are multiples of 2**-9.
-        bits = x.to(tl.int32, bitcast=True)
-        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000
-        return tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, bits.to(tl.float32, bitcast=True))
-    else:
-        return x.to(tl.float8e4nv)
 
 
 @triton.jit
@@ -46,9 +22,8 @@ def _gate_up(
     block = tl.program_id(0)
     expert = tl.load(expert_ptr + block).to(tl.int64)
     if expert < experts:
-        m = tl.load(start_ptr + block) + tl.arange(0, BLOCK_M)
-        here = m < tl.load(end_ptr + block)
-        token = (tl.load(order_ptr + m, mask=here, other=0) // topk).to(tl.int64)
+        m, here, slot = rows_of(block, order_ptr, start_ptr, end_ptr, BLOCK_M)
+        token = (slot // topk).to(tl.int64)
         n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
         x_rows = x_ptr + token[:, None] * x_step
         w_rows = w_ptr + expert * w_expert + n[None, :].to(tl.int64) * w_row
@@ -62,17 +37,15 @@ def _gate_up(
             wanted = (n[None, :] < inner) & (k[:, None] < H)
             w_gate = tl.load(w_rows + k[:, None], mask=wanted, other=0.0)
             w_up = tl.load(w_rows + inner * w_row + k[:, None], mask=wanted, other=0.0)
-            scale = _scale(x, UE8M0)
+            scale = row_scales(x, UE8M0)
             if WIDEN:
                 w_gate, w_up = w_gate.to(tl.float32), w_up.to(tl.float32)
-            x = _round(x / scale[:, None], WIDEN)
+            x = rounded(x / scale[:, None], WIDEN)
             of_gate = tl.load(gate_scales + start // BLOCK_K, mask=n < inner, other=0.0)
             of_up = tl.load(up_scales + start // BLOCK_K, mask=n < inner, other=0.0)
             gate += tl.dot(x, w_gate, input_precision="ieee") * (scale[:, None] * of_gate[None, :])
             up += tl.dot(x, w_up, input_precision="ieee") * (scale[:, None] * of_up[None, :])
-        act = gate * tl.sigmoid(gate) * up
-        out = act_ptr + m[:, None].to(tl.int64) * inner + n[None, :]
-        tl.store(out, act.to(act_ptr.dtype.element_ty), mask=here[:, None] & (n[None, :] < inner))
+        store_acts(act_ptr, gate, up, m, n, here, inner)
 
 
 @triton.jit
@@ -84,9 +57,8 @@ def _down(
     block = tl.program_id(0)
     expert = tl.load(expert_ptr + block).to(tl.int64)
     if expert < experts:
-        m = tl.load(start_ptr + block) + tl.arange(0, BLOCK_M)
-        here = m < tl.load(end_ptr + block)
-        slot = tl.load(order_ptr + m, mask=here, other=0).to(tl.int64)
+        m, here, slot = rows_of(block, order_ptr, start_ptr, end_ptr, BLOCK_M)
+        slot = slot.to(tl.int64)
         n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
         act_rows = act_ptr + m[:, None].to(tl.int64) * inner
         w_rows = w_ptr + expert * w_expert + n[None, :].to(tl.int64) * w_row
@@ -96,14 +68,13 @@ def _down(
             k = start + tl.arange(0, BLOCK_K)
             act = tl.load(act_rows + k[None, :], mask=here[:, None] & (k[None, :] < inner), other=0.0).to(tl.float32)
             w = tl.load(w_rows + k[:, None], mask=(n[None, :] < H) & (k[:, None] < inner), other=0.0)
-            scale = _scale(act, UE8M0)
+            scale = row_scales(act, UE8M0)
             if WIDEN:
                 w = w.to(tl.float32)
             of_w = tl.load(scales + start // BLOCK_K, mask=n < H, other=0.0)
-            part = tl.dot(_round(act / scale[:, None], WIDEN), w, input_precision="ieee")
+            part = tl.dot(rounded(act / scale[:, None], WIDEN), w, input_precision="ieee")
             total += part * (scale[:, None] * of_w[None, :])
-        total *= tl.load(weight_ptr + slot, mask=here, other=0.0)[:, None]
-        tl.store(part_ptr + slot[:, None] * H + n[None, :], total, mask=here[:, None] & (n[None, :] < H))
+        store_parts(part_ptr, weight_ptr, total, slot, n, here, H)
 
 
 @torch.no_grad()
@@ -121,18 +92,8 @@ def moe(
     experts, inner = w2.shape[0], w2.shape[2]
     if tokens == 0:
         return
-    device, pairs = hidden_states.device, tokens * topk
-    ids = topk_ids.contiguous()
-    block_m = min(64, max(16, triton.next_power_of_2(triton.cdiv(pairs, experts))))
-    used = min(experts, pairs)
-    blocks = triton.cdiv(pairs, block_m) + used
-    routing = torch.empty(pairs + 3 * blocks, dtype=torch.int32, device=device)
-    order, expert, start, end = routing.split([pairs, blocks, blocks, blocks])
-    _route[(experts + 1,)](
-        ids, order, expert, start, end, pairs, experts, blocks, BLOCK_M=block_m,
-        CHUNK=min(4096, max(16, triton.next_power_of_2(pairs))), BINS=max(16, triton.next_power_of_2(experts + 1)),
-        num_warps=4,
-    )  # fmt: skip
+    routing = Routing(topk_ids, experts)
+    pairs, device = tokens * topk, hidden_states.device
     acts = torch.empty(pairs, inner, dtype=hidden_states.dtype, device=device)
     parts = torch.empty(pairs, hidden, dtype=torch.float32, device=device)
     for kernel, rows, w, scales, arguments in (
@@ -141,13 +102,10 @@ def moe(
     ):
         first = (hidden_states if kernel is _gate_up else acts, w, scales, *arguments)
         more = (topk, hidden, inner, hidden_states.stride(0)) if kernel is _gate_up else (hidden, inner)
-        width = _tile_width(rows, used)
-        kernel[(blocks, triton.cdiv(rows, width))](
-            *first, order, expert, start, end, *more, w.stride(0), w.stride(1), scales.stride(0), scales.stride(1),
-            experts, BLOCK_M=block_m, BLOCK_N=width, BLOCK_K=BLOCK, UE8M0=UE8M0, WIDEN=WIDEN,
+        width = routing.tile_width(rows)
+        kernel[(routing.blocks, triton.cdiv(rows, width))](
+            *first, *routing.tables, *more, w.stride(0), w.stride(1), scales.stride(0), scales.stride(1),
+            experts, BLOCK_M=routing.block_m, BLOCK_N=width, BLOCK_K=BLOCK, UE8M0=UE8M0, WIDEN=WIDEN,
             num_warps=4, num_stages=3,
         )  # fmt: skip
-    block = min(1024, triton.next_power_of_2(hidden))
-    _add[(tokens, triton.cdiv(hidden, block))](
-        parts, ids, output, topk, hidden, output.stride(0), experts, BLOCK=block, num_warps=4
-    )
+    routing.add(parts, output)
