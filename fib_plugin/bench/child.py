@@ -23,11 +23,13 @@ from fib_plugin.bench.environment import environment
 from fib_plugin.bench.excess import Excess
 from fib_plugin.bench.forkserver import ForkServer, ServerLost
 from fib_plugin.bench.host import free_bytes
-from fib_plugin.bench.line import WireError, pending, receive_reply, send
+from fib_plugin.bench.line import WireError, pending, receive_owed, receive_reply, send
 from fib_plugin.bench.process import Forked, Process, exit_cause, start
 
 _START_S = 180.0
 _POLL_S = 0.1
+#: By so many times itself a limit is put off, at most, for a process that has no core to run on.
+_MOST_OWED = 3.0
 
 
 class ChildDied(Exception):
@@ -128,7 +130,8 @@ class Child:
 
         Raises:
             ChildDied: the process ended.
-            ChildTimeout: it did not answer within ``timeout`` seconds and was killed.
+            ChildTimeout: it did not answer within ``timeout`` seconds and was killed. For how long it had no core does
+                not count, up to three times as much.
             ServerLost: the server that it was forked from was killed, and it went with it.
         """
         try:
@@ -139,6 +142,7 @@ class Child:
             if pending(self._line):
                 raise WireError("it spoke without being asked")
             self._drain.mark()
+            waited = self.waited_ns()
             deadline = time.monotonic() + timeout
             self._line.settimeout(timeout)
             self._wake()  # and at once on the clock: what runs in it runs from here on
@@ -146,7 +150,7 @@ class Child:
             send(self._line, message)
             if blob is not None:
                 socket.send_fds(self._line, [b"F"], [blob.descriptor])
-            reply = receive_reply(self._line, deadline)
+            reply = receive_owed(self._line, deadline, lambda: owed_s(self.waited_ns() - waited, timeout))
             self.took_ns = time.perf_counter_ns() - start
             self._rest()
             return reply
@@ -271,6 +275,14 @@ class Child:
         log = self.log()
         self.close()
         return f"{cause}\n{log}".strip()
+
+
+def owed_s(waited_ns: int, limit_s: float) -> float:
+    """By how many seconds a limit is put off for threads that waited for a core: a busy host is no fault of theirs.
+
+    Whoever has many threads wait for each other's core gains no more than `_MOST_OWED` limits.
+    """
+    return min(max(waited_ns, 0) / 1e9, _MOST_OWED * limit_s)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

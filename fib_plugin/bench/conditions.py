@@ -129,7 +129,12 @@ def _handle(nvml: Any, device: str) -> Any:
     import torch
 
     properties: Any = torch.cuda.get_device_properties(torch.device(device))
-    return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+    except nvml.NVMLError:
+        # A part of a device (MIG) has a name of its own, and its clocks and temperature are those of the whole.
+        part = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{properties.uuid}")
+        return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
 
 
 class _Cpu:

@@ -41,6 +41,6 @@ def environment(device: str, threads: int, scratch: Path, role: str) -> dict[str
         found.setdefault("TRITON_INTERPRET", "1")
     kind, _, index = device.partition(":")
     if kind == "cuda" and index:
-        visible = [one for one in found.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        visible = [one for part in found.get("CUDA_VISIBLE_DEVICES", "").split(",") if (one := part.strip())]
         found["CUDA_VISIBLE_DEVICES"] = visible[int(index)] if int(index) < len(visible) else index
     return found

@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -58,6 +59,21 @@ def receive_reply(line: socket.socket, deadline: float) -> Reply:
         TimeoutError: it was not there in full at ``deadline`` (time.monotonic).
     """
     return _decode(_replies, _frame(line, deadline))  # type: ignore[no-any-return]
+
+
+def receive_owed(line: socket.socket, deadline: float, owed: Callable[[], float]) -> Reply:
+    """As `receive_reply`, but that the deadline is put off by ``owed`` seconds, which may grow while it is waited for.
+
+    What was read of a message when a deadline passed is lost: the next one is then no message.
+    """
+    until = deadline
+    while True:
+        try:
+            return receive_reply(line, until)
+        except TimeoutError:
+            until = deadline + owed()
+            if until <= time.monotonic():
+                raise
 
 
 def receive_request(line: socket.socket) -> Request:

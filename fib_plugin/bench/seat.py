@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fib_plugin.bench import wire
 from fib_plugin.bench.case import Case
-from fib_plugin.bench.child import Child, ChildDied
+from fib_plugin.bench.child import Child, ChildDied, owed_s
 from fib_plugin.bench.sets import TimingSets
 from fib_plugin.schema import Definition, Solution, content_hash, dump_line
 
@@ -35,14 +35,17 @@ class Seat:
         self._case: Case | None = None
         self._prepared = False
         self.deadline = 0.0
+        self._given, self._waited = 0.0, 0
 
     def give(self, seconds: float) -> None:
-        """So much time from now on."""
+        """So much time from now on; what its process waits for a core does not count, within bounds."""
         self.deadline = time.monotonic() + seconds
+        self._given, self._waited = seconds, self.child.waited_ns()
 
     @property
     def left(self) -> float:
-        return max(0.05, self.deadline - time.monotonic())
+        owed = owed_s(self.child.waited_ns() - self._waited, self._given)
+        return max(0.05, self.deadline + owed - time.monotonic())
 
     def ask(self, message: wire.Request, kind: type[_Reply]) -> _Reply:
         """The child's answer of that kind.

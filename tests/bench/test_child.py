@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 
 from fib_plugin.bench import wire
 from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
-from fib_plugin.bench.child import Child, Place
+from fib_plugin.bench.child import Child, Place, owed_s
 from fib_plugin.bench.host import physical_cores
-from fib_plugin.bench.line import WireError, receive_reply
+from fib_plugin.bench.line import WireError, receive_owed, receive_reply, send
 
 
 def test_tensors_of_every_kind_survive_a_blob() -> None:
@@ -59,6 +60,24 @@ def test_half_a_message_times_out() -> None:
     theirs.sendall(b"\x10\x00\x00\x00ab")
     with pytest.raises(TimeoutError):
         receive_reply(ours, time.monotonic() + 0.2)
+
+
+def test_an_answer_that_had_no_core_is_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    threading.Timer(0.4, send, (theirs, wire.Ready())).start()
+    assert receive_owed(ours, time.monotonic() + 0.05, lambda: 60.0) == wire.Ready()
+
+
+def test_nothing_is_owed_to_who_had_a_core() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, pytest.raises(TimeoutError):
+        receive_owed(ours, time.monotonic() + 0.05, lambda: 0.0)
+
+
+def test_a_limit_is_put_off_by_what_was_waited_and_not_without_end() -> None:
+    assert owed_s(2_000_000_000, 30.0) == 2.0
+    assert owed_s(10**13, 30.0) == 90.0
+    assert owed_s(-5, 30.0) == 0.0  # threads that ended take their account along
 
 
 def test_closing_a_child_ends_what_it_started(tmp_path: Path) -> None:
