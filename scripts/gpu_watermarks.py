@@ -80,6 +80,8 @@ class Report:
     """Sections as they come, on the disk and on the terminal."""
 
     def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        import torch  # noqa: F401  # the environment's device is the GPU once torch is there
+
         from fib_plugin.dataset import current_environment
 
         environment = current_environment()
