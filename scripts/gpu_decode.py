@@ -74,6 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--margin", type=float, default=-0.03, help="FIB_APPLY_MARGIN: what overlaps gains in place only"
     )
+    parser.add_argument("--up-to", type=int, metavar="ROWS", help="solutions are trusted up to so many rows only")
     parser.add_argument("--solutions", nargs="*", help="names or globs of solutions to benchmark; default: all")
     parser.add_argument("--bench-budget", type=float, default=100.0, help="seconds")
     parser.add_argument("--share", type=float, default=0.35, help="of the device's memory, for each of two engines")
@@ -100,6 +101,7 @@ class Report:
             "mode": "eager" if options.eager else "default",
             "adapters": options.adapters,
             "margin": options.margin,
+            "trusted up to rows": options.up_to,
             "sampling": SAMPLED if options.sampling else "greedy",
             "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
             "seconds": {},
@@ -151,7 +153,8 @@ def run(options: argparse.Namespace, work: Path, report: Report) -> None:
         else:
             stock.ask("start")
             report.add("stock is up", **facts())
-        applied = engine("apply", shape | {"eager": options.eager}, environment | {"FIB_ENABLE_APPLY": "1"})
+        switches = {"FIB_ENABLE_APPLY": "1", "FIB_LOCK_PATH": str(limited(lock, options.up_to, work))}
+        applied = engine("apply", shape | {"eager": options.eager}, environment | switches)
         applied.ask("start")
         report.add("apply is up", placed_at_start=applied.ask("placed"))
         compare(options, stock, applied, report)
@@ -163,6 +166,21 @@ def run(options: argparse.Namespace, work: Path, report: Report) -> None:
         if applied is not None:
             applied.close()
     print(json.dumps(report.content))
+
+
+def limited(lock: Path, rows: int | None, work: Path) -> Path:
+    """A fib.lock that trusts the same up to so many rows."""
+    if rows is None:
+        return lock
+    from msgspec.structs import replace
+
+    from fib_plugin.dispatch.lock_file import LockFile, editing
+
+    path = work / "limited.lock"
+    with editing(path) as mine:
+        most = {"M": rows, "batch_size": rows}
+        mine.solutions = [replace(entry, up_to=most) for entry in LockFile.read(lock).solutions]
+    return path
 
 
 def capture(traced: Worker, batches: list[int]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, help="for the ratio: a dataset that was benchmarked on this machine")
     parser.add_argument("--lock", type=Path, help="its fib.lock; default: beside it")
     parser.add_argument("--adapters", default="sglang.gemm", help="FIB_ADAPTERS of the ratio")
+    parser.add_argument("--margin", type=float, default=0.0, help="FIB_APPLY_MARGIN of the ratio")
     parser.add_argument("--layers", type=int, default=32, help="of the model that is timed")
     parser.add_argument("--batches", type=lambda text: [int(part) for part in text.split(",")], default="1,16,64")
     parser.add_argument("--rounds", type=int, default=7)
@@ -298,7 +299,12 @@ class Run:
             return {"left_out": "no --dataset"}
         self.close(*(name for name in list(self.engines) if name != "stock"))
         lock = options.lock or options.dataset.parent / "fib.lock"
-        switches = {"FIB_ENABLE_APPLY": "1", "FIB_ADAPTERS": options.adapters, "FIB_LOCK_PATH": str(lock)}
+        switches = {
+            "FIB_ENABLE_APPLY": "1",
+            "FIB_ADAPTERS": options.adapters,
+            "FIB_APPLY_MARGIN": str(options.margin),
+            "FIB_LOCK_PATH": str(lock),
+        }
         stock, applied = (
             self.engines["stock"],
             self.start("apply", options.dataset.absolute(), None, variables=switches),
@@ -317,6 +323,7 @@ class Run:
         return {
             "model": f"random-weight Llama-3.1-8B, {options.layers} layers, bfloat16, greedy, 64 in, 128 out",
             "adapters": options.adapters,
+            "margin": options.margin,
             "ms_per_step": found,
             "substituted": {op: [line["substituted"], line["calls"]] for op, line in status["ops"].items()},
             "fallbacks": {op: line["fallbacks"] for op, line in status["ops"].items()},

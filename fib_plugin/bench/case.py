@@ -13,7 +13,7 @@ import numpy as np
 from fib_plugin import judge, ops
 from fib_plugin.bench.bandwidth import cache_bytes
 from fib_plugin.bench.blob import Blob, changed, fill, plan, poison
-from fib_plugin.bench.cache import Cache
+from fib_plugin.bench.cache import MANY_SETS, MANY_SETS_OF_A_GPU, Cache
 from fib_plugin.bench.inputs import InputError, InputMaker, fresh_seed, same_rows
 from fib_plugin.bench.referee import Referee
 from fib_plugin.bench.sets import TimingSets, varied
@@ -188,7 +188,10 @@ def prepare(
     if sum(seconds) < 0.02:  # the first call pays for what torch sets up
         seconds = [referee(again.inputs, forms)[1] for _ in range(5)]
     size = sum(v.numel() * v.element_size() for v in again.inputs if isinstance(v, torch.Tensor))
-    cache = Cache.of(size, cache_bytes(device), warm, many=device == "cpu")
+    # On a GPU, what plans for its index lists may hold a workspace of hundreds of MB for each set.
+    plans = any(name.endswith("indptr") for name in definition.inputs)
+    many = MANY_SETS if device == "cpu" else 0 if plans else MANY_SETS_OF_A_GPU
+    cache = Cache.of(size, cache_bytes(device), warm, many)
     sets = [maker.make(definition, workload, seed + 100 + index) for index in range(cache.sets)]
     return Case(
         definition=definition,

@@ -44,6 +44,10 @@ def add(
     unbenchmarked: Annotated[
         bool, typer.Option("--unbenchmarked", help="Also those that passed no benchmark here.")
     ] = False,
+    up_to: Annotated[
+        list[str] | None,
+        typer.Option("--up-to", metavar="AXIS=SIZE", help="Only for sizes up to this one; may be given for each axis."),
+    ] = None,
     lock: _Lock = None,
     cache: _Cache = None,
 ) -> None:
@@ -51,7 +55,11 @@ def add(
 
     Read their sources first: they run with the engine's privileges. What was quarantined is let back in. Exits with 1
     when a solution that was asked for by its name is not trusted.
+
+    --up-to keeps solutions to the sizes at which they were seen to win in an engine (`fib compare`); axes that a
+    definition lacks do not matter. It stays until it is given again; `fib trust remove` forgets it.
     """
+    limits = _limits(up_to)
     if not names and not every and author is None:
         _fail(SchemaError("nothing is asked for", remedy="name solutions or globs, or take --author or --all"), 2)
     chosen = _settings()
@@ -65,7 +73,7 @@ def add(
     path = _or(lock, chosen.lock_path)
     console = Console()
     try:
-        added = trusting.add(path, taken, passed)
+        added = trusting.add(path, taken, passed, limits)
         _print_added(console, path, added)
         cleared = _clear(_quarantine(cache, chosen), trusting.Trust.load(path), added)
     except SchemaError as error:
@@ -174,6 +182,19 @@ def _asked(
     return sorted(asked.values(), key=lambda solution: solution.name), unknown
 
 
+def _limits(given: Sequence[str] | None) -> dict[str, int] | None:
+    """What --up-to says, by axis; None where it was not given."""
+    if not given:
+        return None
+    limits = {}
+    for text in given:
+        axis, _, size = text.partition("=")
+        if not axis or not size.isdecimal() or int(size) < 1:
+            _fail(SchemaError(f"--up-to {text} is no limit", remedy="write AXIS=SIZE, such as M=16"), 2)
+        limits[axis] = int(size)
+    return limits
+
+
 def _is_glob(pattern: str) -> bool:
     return any(letter in pattern for letter in "*?[")
 
@@ -189,13 +210,14 @@ def _print_added(console: Console, path: Path, added: Sequence[trusting.Added]) 
     if not added:
         return
     table = Table(title=escape(f"trusted by {path}"))
-    for column in ("name", "definition", "hash", "run", ""):
+    for column in ("name", "definition", "hash", "run", "up to", ""):
         table.add_column(column, overflow="fold")
     for change in added:
         entry = change.entry
         before = ", ".join(other.hash[:12] for other in change.replaced)
         note = f"in place of {before}" if before else "" if change.new else "was already"
-        table.add_row(*(escape(cell) for cell in (entry.name, entry.definition, entry.hash[:12], _run(entry), note)))
+        cells = (entry.name, entry.definition, entry.hash[:12], _run(entry), _axes(entry.up_to), note)
+        table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
 
 
@@ -215,10 +237,10 @@ def _print_list(
     out = {record.hash: record for record in found}
     if trusted:
         table = Table(title=escape(f"trusted by {path}"))
-        for column in ("name", "definition", "author", "hash", "run", "by", "at", "quarantined"):
+        for column in ("name", "definition", "author", "hash", "run", "up to", "by", "at", "quarantined"):
             table.add_column(column, overflow="fold")
         for entry in trusted:
-            row = (entry.name, entry.definition, entry.author, entry.hash[:12], _run(entry))
+            row = (entry.name, entry.definition, entry.author, entry.hash[:12], _run(entry), _axes(entry.up_to))
             reason = out[entry.hash].reason if entry.hash in out else ""
             table.add_row(*(escape(cell) for cell in (*row, entry.trusted_by, entry.trusted_at, reason)))
         console.print(table)

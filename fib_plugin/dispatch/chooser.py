@@ -63,6 +63,8 @@ class Chooser:
         if choice.winner is None:
             return _original(axes, choice.reason or Reason.NO_SOLUTION)
         winner = choice.winner
+        if self._trust.beyond(winner.hash, axes):
+            return _original(axes, Reason.BEYOND_TRUST)
         built = self._runnable(winner, definition)
         if built is Reason.BUILDING:
             entry = _original(axes, Reason.BUILDING)

@@ -50,6 +50,8 @@ class Trusted(msgspec.Struct, frozen=True, kw_only=True):
     spec: str = ""
     sources: dict[str, str] = {}
     """short digests of the parts, by which `verify` tells which of them changed"""
+    up_to: dict[str, int] = {}
+    """by axis, the largest size that it may run at; axes that a definition lacks do not matter; empty: any"""
     extra: dict[str, Any] = {}
     """keys of the table that we do not know"""
 
@@ -117,7 +119,7 @@ class LockFile:
         for entry in sorted(self.solutions, key=lambda entry: (entry.name, entry.hash)):
             known = {name: getattr(entry, name) for name in _KNOWN}
             # Who writes the file by hand need not give digests of the parts.
-            table = {name: value for name, value in known.items() if value or name not in ("spec", "sources")}
+            table = {name: value for name, value in known.items() if value or name not in ("spec", "sources", "up_to")}
             blocks.append("[[solution]]\n" + "".join(_pairs({**table, **dict(sorted(entry.extra.items()))})))
         return "\n".join(blocks)
 

@@ -18,6 +18,7 @@ class Reason(str, Enum):
     UNSUPPORTED_ARGUMENT = "unsupported_argument"
     NOT_TRUSTED = "not_trusted"
     CHANGED_SINCE_TRUSTED = "changed_since_trusted"
+    BEYOND_TRUST = "beyond_trust"
     BUILDING = "building"
     BUILD_FAILED = "build_failed"
     PROBATION = "probation"
@@ -44,7 +45,8 @@ REMEDIES: dict[str, str] = {
     Reason.UNSUPPORTED_ARGUMENT.value: "the definition cannot express an argument of this call; nothing to do",
     Reason.NOT_TRUSTED.value: "run `fib trust add` for solutions whose source you have read",
     Reason.CHANGED_SINCE_TRUSTED.value: "the source differs from what was trusted: run `fib trust verify`",
-    Reason.BUILDING.value: "the solution was being compiled; nothing to do",
+    Reason.BEYOND_TRUST.value: "fib.lock trusts the solution for smaller sizes only (`fib trust add --up-to`)",
+    Reason.BUILDING.value: "the solution was being compiled; CUDA graphs made meanwhile keep the engine's op",
     Reason.BUILD_FAILED.value: "see the log line of the build; `fib bench` shows the compiler's output",
     Reason.PROBATION.value: "the engine's op answered while the solution was compared with it; nothing to do",
     Reason.WRONG_HERE.value: "the solution's result differed from the engine's on a live call; see the log",

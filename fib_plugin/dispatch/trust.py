@@ -41,6 +41,7 @@ class Trust:
         self.problem = problem
         self._hashes = frozenset(entry.hash for entry in self.solutions)
         self._names = frozenset(entry.name for entry in self.solutions)
+        self._limits = {entry.hash: entry.up_to for entry in self.solutions if entry.up_to}
 
     @classmethod
     def load(cls, path: Path) -> Trust:
@@ -55,6 +56,11 @@ class Trust:
         if hash in self._hashes:
             return None
         return Reason.CHANGED_SINCE_TRUSTED if name in self._names else Reason.NOT_TRUSTED
+
+    def beyond(self, hash: str, axes: Mapping[str, int]) -> bool:
+        """Whether trusted content of this hash is not to run at a size: `up_to` of its table."""
+        limits = self._limits.get(hash)
+        return limits is not None and any(axes.get(axis, 0) > most for axis, most in limits.items())
 
 
 @dataclass(slots=True)
@@ -145,13 +151,19 @@ class Added:
     new: bool = True
 
 
-def add(path: Path, solutions: Mapping[str, Solution], passed: Mapping[str, Measurement]) -> list[Added]:
+def add(
+    path: Path,
+    solutions: Mapping[str, Solution],
+    passed: Mapping[str, Measurement],
+    up_to: Mapping[str, int] | None = None,
+) -> list[Added]:
     """Trust the present content of ``solutions``; what their names stood for before is trusted no more.
 
     Args:
         path: of fib.lock.
         solutions: by name.
         passed: by name, the measurement for which a solution is trusted; none: trusted unbenchmarked.
+        up_to: by axis, the largest size that these may run at; None leaves what a table of the same content says.
 
     A table that says the same already stays as it is.
 
@@ -164,10 +176,15 @@ def add(path: Path, solutions: Mapping[str, Solution], passed: Mapping[str, Meas
         for name, solution in sorted(solutions.items()):
             measured = passed.get(name)
             run, hardware = (measured.run, measured.hardware) if measured is not None else ("", "")
-            entry = Trusted.of(solution, trusted_by=by, trusted_at=at, run=run, hardware=hardware)
+            limits = dict(sorted((up_to or {}).items()))
+            entry = Trusted.of(solution, trusted_by=by, trusted_at=at, run=run, hardware=hardware, up_to=limits)
             known = [other for other in lock.solutions if other.name == name]
             same = next((other for other in known if other.hash == entry.hash), None)
-            if same is not None and (same.run or not run):
+            if same is not None and up_to is None:
+                entry = msgspec.structs.replace(entry, up_to=same.up_to)
+            if same is not None and not run:
+                entry = msgspec.structs.replace(entry, run=same.run, hardware=same.hardware)
+            if same is not None and (same.run or not run) and same.up_to == entry.up_to:
                 change = Added(same, [other for other in known if other.hash != entry.hash], new=False)
             else:
                 # What a person noted about other content says nothing about this one.

@@ -10,7 +10,7 @@ import torch
 from bench_cases import NORM, RIGHT, dataset, solution, workload
 
 from fib_plugin.bench import bandwidth, case, run_bench
-from fib_plugin.bench.cache import Cache
+from fib_plugin.bench.cache import MANY_SETS, Cache
 
 MB = 1 << 20
 
@@ -36,7 +36,7 @@ def test_a_round_of_cold_sets_is_twice_the_cache(size: int, cache: int, sets: in
     [(4096, 256, "warm"), (MB, 64, "warm"), (4 * MB, 16, "warm"), (6 * MB, 12, "warm"), (10 * MB, 10, "cold")],
 )
 def test_a_cpu_has_more_sets_of_small_inputs(size: int, sets: int, state: str) -> None:
-    assert Cache.of(size, 50 * MB, many=True) == Cache(sets, state)  # type: ignore[arg-type]
+    assert Cache.of(size, 50 * MB, many=MANY_SETS) == Cache(sets, state)  # type: ignore[arg-type]
 
 
 def test_a_warm_cache_can_be_asked_for_and_is_remembered_where_it_makes_a_difference() -> None:

@@ -73,6 +73,25 @@ def quarantined(tmp_path: Path, name: str, hash: str) -> Quarantine:
     return quarantine
 
 
+def test_solutions_may_be_kept_to_sizes(dataset: Path, lock: Path) -> None:
+    proven(dataset, "fast")
+    told = trust("add", "fast", "--up-to", "num_tokens=16", "--up-to", "M=32")
+    assert told.exit_code == 0, told.output
+    assert "M=32 num_tokens=16" in row(told.output, "fast")
+    assert LockFile.read(lock).solutions[0].up_to == {"M": 32, "num_tokens": 16}
+    assert "M=32 num_tokens=16" in row(trust("list").output, "fast")
+
+
+@pytest.mark.parametrize("limit", ["M", "M=", "=4", "M=0", "M=-1", "M=many"])
+def test_a_limit_that_is_none_is_named_and_nothing_is_trusted(limit: str, dataset: Path, lock: Path) -> None:
+    proven(dataset, "fast")
+    told = trust("add", "fast", "--up-to", limit)
+    assert told.exit_code == 2
+    assert f"--up-to {limit} is no limit" in told.output
+    assert "AXIS=SIZE" in told.output
+    assert not lock.exists()
+
+
 # ---- add ------------------------------------------------------------------------------------------------------------
 
 
@@ -80,7 +99,7 @@ def test_what_passed_a_benchmark_here_is_trusted_and_shown(dataset: Path, lock: 
     proven(dataset, "fast", run="run-7")
     result = trust("add", "fast")
     assert result.exit_code == 0, result.output
-    assert row(result.output, "fast") == ["fast", SILU.name, content_hash(made("fast"))[:12], "run-7", ""]
+    assert row(result.output, "fast") == ["fast", SILU.name, content_hash(made("fast"))[:12], "run-7", "", ""]
     assert names(lock) == ["fast"]
 
 

@@ -16,7 +16,7 @@ from proven import MARKED, silu, solution
 
 from fib_plugin import ops
 from fib_plugin.dataset import append_measurements
-from fib_plugin.dispatch.trust import remove
+from fib_plugin.dispatch.trust import add, remove
 from fib_plugin.schema import BuildSpec, Language, Solution, SourceFile, content_hash
 
 Make = Callable[..., Any]
@@ -53,6 +53,20 @@ def test_a_proven_solution_that_nobody_trusts_is_not_loaded_counted_and_told_onc
     assert reasons(runtime) == {"not_trusted": 5}
     assert not loaded.exists()
     assert len([line for line in log.warnings if "`fib trust add`" in line]) == 1
+
+
+def test_a_solution_runs_up_to_the_size_that_it_is_trusted_for(
+    make_runtime: Make, dataset: Path, tmp_path: Path
+) -> None:
+    made = solution(silu(D))
+    proven.prove(dataset, silu(D), made, (ROWS, 2 * ROWS))
+    (axis,) = silu(D).var_axes
+    add(tmp_path / "fib.lock", {made.name: made}, {}, up_to={axis: ROWS})
+    runtime = make_runtime()
+    site = site_of(runtime)
+    assert None not in call(site, ROWS, 2)
+    assert call(site, 2 * ROWS, 2) == [None] * 2
+    assert reasons(runtime) == {"beyond_trust": 2}
 
 
 def test_without_a_lock_file_nothing_is_trusted(make_runtime: Make, dataset: Path, tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ def lock(tmp_path: Path) -> Path:
     return tmp_path / "fib.lock"
 
 
-def add(lock: Path, *solutions: Solution, run: str = "run") -> list[trusting.Added]:
+def add(
+    lock: Path, *solutions: Solution, run: str = "run", up_to: dict[str, int] | None = None
+) -> list[trusting.Added]:
     passed = {s.name: measurement(s, {"M": 4}, run=run) for s in solutions} if run else {}
-    return trusting.add(lock, {s.name: s for s in solutions}, passed)
+    return trusting.add(lock, {s.name: s for s in solutions}, passed, up_to)
 
 
 def changed(made: Solution, line: str = "# another line\n") -> Solution:
@@ -142,6 +144,26 @@ def test_a_note_in_a_table_stays_with_its_content_and_not_with_its_name(lock: Pa
     assert LockFile.read(lock).solutions[0].extra == {"note": "read by Ann"}
     add(lock, changed(MADE))
     assert LockFile.read(lock).solutions[0].extra == {}
+
+
+def test_sizes_up_to_a_limit_are_trusted_and_axes_that_are_not_named_do_not_matter(lock: Path) -> None:
+    add(lock, MADE, up_to={"M": 16, "batch_size": 8})
+    trust, hash = Trust.load(lock), content_hash(MADE)
+    assert [trust.beyond(hash, {"M": size, "N": 4096}) for size in (1, 16, 17)] == [False, False, True]
+    assert trust.beyond(hash, {"batch_size": 9})
+    assert not trust.beyond(content_hash(changed(MADE)), {"M": 17})
+
+
+def test_a_limit_stays_until_it_is_given_again(lock: Path) -> None:
+    add(lock, MADE, run="run-7", up_to={"M": 16})
+    assert "up_to = { M = 16 }" in lock.read_text()
+    assert not add(lock, MADE, run="run-8")[0].new
+    assert add(lock, MADE, run="", up_to={"M": 32})[0].new
+    (entry,) = LockFile.read(lock).solutions
+    assert (entry.run, entry.hardware) == ("run-7", current_environment().hardware)
+    assert entry.up_to == {"M": 32}
+    add(lock, changed(MADE))
+    assert "up_to" not in lock.read_text(), "other content was never limited"
 
 
 def test_removing_takes_names_globs_and_the_first_letters_of_a_hash(lock: Path) -> None:
