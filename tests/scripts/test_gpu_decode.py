@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from fib_plugin.dispatch.trust import Trust
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -24,9 +26,8 @@ def script() -> ModuleType:
 
 
 def options(**of: object) -> argparse.Namespace:
-    return argparse.Namespace(
-        **{"tiny": True, "layers": 2, "eager": False, "sampling": False, "adapters": "a", "margin": 0.0, **of}
-    )
+    usual = {"tiny": True, "layers": 2, "eager": False, "sampling": False, "adapters": "a", "margin": 0.0, "up_to": 8}
+    return argparse.Namespace(**{**usual, **of})
 
 
 def test_each_phase_is_on_disk_when_it_ends_and_other_sections_stay(script: ModuleType, tmp_path: Path) -> None:
@@ -42,6 +43,17 @@ def test_each_phase_is_on_disk_when_it_ends_and_other_sections_stay(script: Modu
     assert first["decode"]["captured"] == {"written": 3}
     assert "old" not in first["decode"]
     assert set(second["decode"]["seconds"]) == {"capture", "bench"}
+
+
+def test_solutions_are_trusted_up_to_the_rows_that_are_asked_for(script: ModuleType, tmp_path: Path) -> None:
+    lock = tmp_path / "fib.lock"
+    lock.write_text('[[solution]]\nname = "a"\nhash = "1234"\nrun = "r"\n')
+    limited = script.limited(lock, 16, tmp_path)
+    trust = Trust.load(limited)
+    assert trust.refusal("a", "1234") is None
+    assert trust.beyond("1234", {"M": 17}) and trust.beyond("1234", {"batch_size": 17})
+    assert not trust.beyond("1234", {"M": 16})
+    assert script.limited(lock, None, tmp_path) == lock
 
 
 def test_a_report_that_cannot_be_read_is_written_anew(script: ModuleType, tmp_path: Path) -> None:
