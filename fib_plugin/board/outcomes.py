@@ -28,6 +28,10 @@ class Outcome:
     """time of the definition's reference / time of the solution"""
     reason: str = ""
     """why it failed, in a line, where a trace says so"""
+    sure: bool = False
+    """whether the whole interval of the ratio is above 1, and nothing casts doubt on it"""
+    timed: str = ""
+    """how the times were taken, such as ``graph, cold``; empty where that is not on record"""
 
     @property
     def correct(self) -> bool:
@@ -54,6 +58,7 @@ def collect(
     measurements: Iterable[Measurement],
     here: Environment | None = None,
     hardware: str | None = None,
+    timing: str | None = None,
 ) -> Outcomes:
     """The latest outcomes in one environment.
 
@@ -63,9 +68,12 @@ def collect(
 
     Args:
         hardware: a glob; only measurements and traces from hardware of that name are looked at.
+        timing: graph or plain; ratios that were taken the other way are left out. Verdicts and failures stay.
     """
     # What probation found inside an engine is about sizes that not everybody was asked to solve.
     measured = [m for m in measurements if m.source != LIVE and (hardware is None or fnmatchcase(m.hardware, hardware))]
+    if timing is not None:
+        measured = [m for m in measured if m.timing == timing or m.ratio is None]
     traces = [
         trace
         for group in traceset.traces.values()
@@ -169,6 +177,8 @@ def _add_measurements(
             before,
             status=m.status,
             ratio=speed(m.ratio) if passed and compared else None,
+            sure=passed and compared and not m.doubt and (m.ratio_low or 0.0) > 1.0,
+            timed=", ".join(filter(None, (m.timing, m.cache))),
             reference=before.reference if passed else None,
             reason=before.reason if before.status == m.status else "",
         )

@@ -14,7 +14,8 @@ from fib_plugin.board.scores import P_LEVELS, Board, DefinitionScore, Line, Scor
 
 _CAPTION = (
     "displ.: the engine's op that would be displaced, ref.: the definition's reference (geometric means);"
-    " fast p: share of tasks solved correctly at p times the displaced op's speed"
+    " fast p: share of tasks solved correctly at p times the displaced op's speed;"
+    " sure: tasks won by the whole interval of the ratio, without a doubt on record"
 )
 
 _MOST_FAILED = 20
@@ -44,11 +45,14 @@ def _authors(board: Board) -> Table:
     _add_number_columns(table)
     for p in levels:
         table.add_column(f"fast\n{p:g}", justify="right", style="bold" if p == board.p else "")
+    table.add_column("sure", justify="right")
     rank = 0
     for line in board.authors:
         rank += not line.is_baseline
         shares = [_share(line.score, p) for p in levels]
-        table.add_row("base" if line.is_baseline else str(rank), escape(line.author), *_numbers(line.score), *shares)
+        table.add_row(
+            "base" if line.is_baseline else str(rank), escape(line.author), *_numbers(line.score), *shares, _sure(line)
+        )
     return table
 
 
@@ -58,6 +62,8 @@ def _solutions(definitions: Iterable[DefinitionScore], p: float) -> Table:
         table.add_column(column, overflow="fold")
     _add_number_columns(table)
     table.add_column(f"fast\n{p:g}", justify="right")
+    table.add_column("sure", justify="right")
+    table.add_column("timed")
     for score in definitions:
         lines = [line for line in score.solutions if line.score.evaluated]
         for number, line in enumerate(lines):
@@ -67,6 +73,8 @@ def _solutions(definitions: Iterable[DefinitionScore], p: float) -> Table:
                 escape(line.author),
                 *_numbers(line.score),
                 _share(line.score, p),
+                _sure(line),
+                line.timed[0] if len(line.timed) == 1 else "mixed" if line.timed else "-",
                 end_section=number == len(lines) - 1,
                 style="dim" if line.is_baseline else _style(line),
             )
@@ -114,6 +122,10 @@ def _times(value: float | None) -> str:
 
 def _share(score: Score, p: float) -> str:
     return "-" if score.fast_p is None or not score.evaluated else f"{score.fast_p[p]:.0%}"
+
+
+def _sure(line: Line) -> str:
+    return f"{line.score.sure}/{line.score.tasks}" if line.score.tasks and not line.is_baseline else "-"
 
 
 def _notes(board: Board, shown: int) -> list[str]:

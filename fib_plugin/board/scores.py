@@ -38,6 +38,8 @@ class Score:
     """geometric mean over the definition's reference"""
     fast_p: dict[float, float] | None = None
     """None where nothing could be compared"""
+    sure: int = 0
+    """tasks on which a correct solution is faster than the displaced op by the whole interval of the ratio"""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -48,6 +50,7 @@ class Score:
             "speedup": self.speedup,
             "reference_speedup": self.reference_speedup,
             "fast_p": None if self.fast_p is None else {str(p): share for p, share in self.fast_p.items()},
+            "sure": self.sure,
         }
 
 
@@ -74,6 +77,8 @@ class Line:
     solutions: int = 1
     failures: tuple[Failure, ...] = ()
     """of a solution, the most frequent first"""
+    timed: tuple[str, ...] = ()
+    """of a solution, the ways in which its times were taken"""
 
     @property
     def is_baseline(self) -> bool:
@@ -82,6 +87,8 @@ class Line:
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         who: dict[str, Any] = {"solution": self.solution} if self.solution else {"solutions": self.solutions}
+        if self.timed:
+            who["timed"] = list(self.timed)
         if self.failures:
             who["failures"] = [failure.to_dict() for failure in self.failures]
         return {"author": self.author, **who, "baseline": self.is_baseline, **self.score.to_dict()}
@@ -139,6 +146,7 @@ def make_board(
     author: str | None = None,
     hardware: str | None = None,
     p: float = 1.0,
+    timing: str | None = None,
 ) -> Board:
     """Score everything in one environment (see `collect`).
 
@@ -146,11 +154,12 @@ def make_board(
         definition: a glob over definition names; tasks of others do not count.
         author: only this author's lines, and the baseline's.
         p: the level by which authors and solutions are ranked.
+        timing: graph or plain: only ratios that were taken so count.
 
     >>> board = make_board(traces, load_measurements(traces.root), current_environment())
     >>> [(line.author, line.score.fast_p[1.0]) for line in board.authors]
     """
-    outcomes = collect(traceset, measurements, here, hardware)
+    outcomes = collect(traceset, measurements, here, hardware, timing)
     names = [name for name in sorted(traceset.definitions) if fnmatchcase(name, definition)]
     levels = sorted({*P_LEVELS, p})
     chosen = {
@@ -179,7 +188,13 @@ def _definition_score(
         own = [solution for solution in solutions if solution.author == who]
         authors.append(Line(who, _score(own, [name], outcomes, levels), solutions=len(own)))
     each = [
-        Line(s.author, _score([s], [name], outcomes, levels), solution=s.name, failures=_failures(s, outcomes))
+        Line(
+            s.author,
+            _score([s], [name], outcomes, levels),
+            solution=s.name,
+            failures=_failures(s, outcomes),
+            timed=tuple(sorted({outcome.timed for outcome in outcomes.of(s).values()} - {""})),
+        )
         for s in solutions
     ]
     return DefinitionScore(
@@ -218,6 +233,7 @@ def _score(
         speedup=geometric_mean(best.values()),
         reference_speedup=geometric_mean(_best(results, "reference").values()),
         fast_p=fast_p,
+        sure=len({(name, workload) for name, workload, outcome in results if outcome.sure} & tasks),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from rich.markup import escape
 
 from fib_plugin import settings
 from fib_plugin.schema import SchemaError
+
+
+class Timing(str, Enum):
+    """As measurements say it."""
+
+    GRAPH = "graph"
+    PLAIN = "plain"
 
 
 def board(
@@ -24,6 +32,9 @@ def board(
         str | None, typer.Option("--hardware", metavar="GLOB", help="Only what was measured on such hardware.")
     ] = None,
     p: Annotated[float, typer.Option("--p", min=0.0, help="Rank by fast_p at this level.")] = 1.0,
+    timing: Annotated[
+        Timing | None, typer.Option("--timing", help="Only ratios from CUDA graphs, or from plain calls.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Show per author and solution: correct, speed against the displaced op and the reference, fast_p.
@@ -40,7 +51,14 @@ def board(
         traceset = TraceSet.from_path(root, strict=False)
         measurements = load_measurements(root, problems)
         result = make_board(
-            traceset, measurements, current_environment(), definition=definition, author=author, hardware=hardware, p=p
+            traceset,
+            measurements,
+            current_environment(),
+            definition=definition,
+            author=author,
+            hardware=hardware,
+            p=p,
+            timing=None if timing is None else timing.value,
         )
         problems.extend(traceset.problems)
     except (settings.SettingsError, SchemaError, OSError) as error:

@@ -64,7 +64,21 @@ def test_authors_are_ranked_beside_the_baseline(root: Path) -> None:
 def test_a_solutions_row_stands_under_its_definition(root: Path) -> None:
     output = fib_board("--dataset", root).stdout
     assert row(output, "copy_b", "engine_copy_b")[2:6] == ["engine", "1/1", "1.00x", "-"]
-    assert row(output, "ann_copy_b") == ["ann_copy_b", "ann", "1/1", "1.50x", "12.00x", "100%"]
+    assert row(output, "ann_copy_b") == ["ann_copy_b", "ann", "1/1", "1.50x", "12.00x", "100%", "1/1", "-"]
+
+
+def test_how_times_were_taken_is_shown_and_can_be_chosen(root: Path) -> None:
+    ratios = {"ratio_low": 1.2, "timing": "graph", "cache": "cold", "hardware": current_environment().hardware}
+    traces = dataset(root)
+    line = measured(traces, "bob_copy_b", "b1", 1.5, **ratios, libs=current_environment().libs)
+    append_measurements(root, "copy", [line])
+    assert row(fib_board("--dataset", root).stdout, "bob_copy_b")[-3:] == ["1/1", "graph,", "cold"]
+    assert row(fib_board("--dataset", root, "--timing", "graph").stdout, "bob_copy_b")[-3:] == ["1/1", "graph,", "cold"]
+    plain = fib_board("--dataset", root, "--timing", "plain").stdout.split("failures")[0]
+    assert row(plain, "bob_copy_b")[1:] == ["bob", "0/1", "-", "-", "-", "-", "-"], "the failure of before stays"
+    wrong = fib_board("--dataset", root, "--timing", "fast")
+    assert wrong.exit_code == 2
+    assert "'fast' is not one of 'graph', 'plain'" in wrong.output
 
 
 def test_the_machine_is_named(root: Path) -> None:
