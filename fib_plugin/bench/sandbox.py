@@ -79,7 +79,10 @@ def _interpreter() -> list[Path]:
     for name, module in list(sys.modules.items()):
         if name.startswith("__editable__"):
             paths += list(getattr(module, "MAPPING", {}).values())
-    paths += list(__import__("fib_plugin").__path__)
+    own = [Path(path) for path in __import__("fib_plugin").__path__]
+    # scripts/lay_out.py makes a package of links, and what a link leads to is not below the package.
+    links = [entry for path in own if path.is_dir() for entry in path.iterdir() if entry.is_symlink()]
+    paths += [str(path) for path in (*own, *links)]
     return [Path(path) for path in dict.fromkeys(paths) if path and path != "/"]
 
 

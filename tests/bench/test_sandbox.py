@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -70,6 +72,26 @@ def test_the_sandbox_refuses(source: str, server: ForkServer, cache: Path) -> No
     log = said(server, cache, source)
     assert log
     assert not log.startswith("not by the sandbox"), log
+
+
+@needs_landlock
+def test_a_package_that_is_made_of_links_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "one.py").write_text("ONE = 1")
+    package, scratch = tmp_path / "package", tmp_path / "scratch"
+    package.mkdir()
+    scratch.mkdir()
+    (package / "part").symlink_to(tmp_path / "sources")
+    program = f"""
+import fib_plugin
+from pathlib import Path
+from fib_plugin.bench import sandbox
+fib_plugin.__path__.append({str(package)!r})
+sandbox.confine(Path({str(scratch)!r}), [], "cpu", None)
+print(Path({str(package / "part" / "one.py")!r}).read_text())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "ONE = 1", done.stderr
 
 
 @pytest.mark.parametrize(
