@@ -29,7 +29,7 @@ from typing import Any
 
 from gpu_engine import engine
 from gpu_logprobs import judge
-from gpu_prepare import bench_all, compile_all
+from gpu_prepare import bench_all, compile_all, compile_trusted
 
 from fib_plugin.compare.ratios import ratios
 from fib_plugin.compare.turns import in_turns
@@ -49,6 +49,9 @@ def main() -> None:
     options = arguments()
     if options.part == "compile":
         print("\n" + json.dumps(compile_all(options.dataset, options.solutions)))
+        return
+    if options.part == "compile trusted":
+        print("\n" + json.dumps(compile_trusted(options.dataset, options.lock)))
         return
     if options.part == "bench":
         workloads = len(options.batches)
@@ -83,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="a toy model, also on a CPU engine")
     parser.add_argument("--work", type=Path, help="keep what is made here")
     parser.add_argument("--report", type=Path, default=REPORT)
-    parser.add_argument("--part", choices=("compile", "bench"), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("compile", "compile trusted", "bench"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -151,6 +154,7 @@ def run(options: argparse.Namespace, work: Path, report: Report) -> None:
             report.add("stock is up", **facts())
             report.add("bench", bench=part("bench", options, dataset, lock, environment))
         else:
+            report.add("compile", compile=part("compile trusted", options, dataset, lock, environment))
             stock.ask("start")
             report.add("stock is up", **facts())
         switches = {"FIB_ENABLE_APPLY": "1", "FIB_LOCK_PATH": str(limited(lock, options.up_to, work))}

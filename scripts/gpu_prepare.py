@@ -23,7 +23,6 @@ def compile_all(dataset: Path, solutions: list[str] | None) -> dict[str, Any]:
     import torch
 
     from fib_plugin import pack
-    from fib_plugin.build import BuildError, precompile
     from fib_plugin.dataset import TraceSet, merge
 
     began = time.monotonic()
@@ -38,18 +37,42 @@ def compile_all(dataset: Path, solutions: list[str] | None) -> dict[str, Any]:
         if solution.spec.language.value == here
         and (not solutions or any(fnmatch.fnmatchcase(solution.name, pattern) for pattern in solutions))
     ]
+    problems = compiled(wanted)
+    seconds = round(time.monotonic() - began, 1)
+    return {"packed": len(packed), "compiled": len(wanted), "problems": problems, "took_s": seconds}
+
+
+def compile_trusted(dataset: Path, lock: Path, cache: Path | None = None) -> dict[str, Any]:
+    """Compiles what the lock file trusts: an engine does not wait for it, and graphs made meanwhile hold its own ops.
+
+    Args:
+        cache: FIB_CACHE_PATH of the engine; None takes this process's.
+    """
+    from fib_plugin.dispatch.trust import Contents, Trust
+    from fib_plugin.schema import content_hash
+
+    began, trust = time.monotonic(), Trust.load(lock)
+    native = [one for one in Contents.of(dataset).solutions.values() if one.spec.language.value in ("cpp", "cuda")]
+    wanted = [one for one in native if trust.refusal(one.name, content_hash(one)) is None]
+    problems = compiled(wanted, cache)
+    return {"compiled": len(wanted), "problems": problems, "took_s": round(time.monotonic() - began, 1)}
+
+
+def compiled(solutions: list[Any], cache: Path | None = None) -> dict[str, str]:
+    """Compiles on all cores; name -> what the compiler said, for those that it refused."""
+    from fib_plugin.build import BuildError, precompile
+
     problems: dict[str, str] = {}
 
     def build(solution: Any) -> None:
         try:
-            precompile(solution, retry=True)
+            precompile(solution, cache, retry=True)
         except BuildError as error:
             problems[solution.name] = str(error)[:500]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(build, wanted))
-    seconds = round(time.monotonic() - began, 1)
-    return {"packed": len(packed), "compiled": len(wanted), "problems": problems, "took_s": seconds}
+        list(pool.map(build, solutions))
+    return problems
 
 
 def bench_all(dataset: Path, lock: Path, solutions: list[str] | None, workloads: int, budget: float) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_marks import MOST_ROWS, prove
+from gpu_prepare import compile_trusted
 from gpu_sglang_engine import STAND_INS, engine
 from make_model import VOCABULARY, make
 
@@ -299,6 +300,7 @@ class Run:
             return {"left_out": "no --dataset"}
         self.close(*(name for name in list(self.engines) if name != "stock"))
         lock = options.lock or options.dataset.parent / "fib.lock"
+        compiled = compile_trusted(options.dataset, lock, self.folder / "apply.cache")
         switches = {
             "FIB_ENABLE_APPLY": "1",
             "FIB_ADAPTERS": options.adapters,
@@ -324,6 +326,7 @@ class Run:
             "model": f"random-weight Llama-3.1-8B, {options.layers} layers, bfloat16, greedy, 64 in, 128 out",
             "adapters": options.adapters,
             "margin": options.margin,
+            "compile": compiled,
             "ms_per_step": found,
             "substituted": {op: [line["substituted"], line["calls"]] for op, line in status["ops"].items()},
             "fallbacks": {op: line["fallbacks"] for op, line in status["ops"].items()},
