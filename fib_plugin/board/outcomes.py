@@ -68,12 +68,10 @@ def collect(
 
     Args:
         hardware: a glob; only measurements and traces from hardware of that name are looked at.
-        timing: graph or plain; ratios that were taken the other way are left out. Verdicts and failures stay.
+        timing: graph or plain; ratios that were taken the other way are left out, their verdicts are not.
     """
     # What probation found inside an engine is about sizes that not everybody was asked to solve.
     measured = [m for m in measurements if m.source != LIVE and (hardware is None or fnmatchcase(m.hardware, hardware))]
-    if timing is not None:
-        measured = [m for m in measured if m.timing == timing or m.ratio is None]
     traces = [
         trace
         for group in traceset.traces.values()
@@ -86,7 +84,7 @@ def collect(
     known = {solution.name: solution for group in traceset.solutions.values() for solution in group}
     left_out: Counter[str] = Counter()
     _add_traces(outcomes, traces, known, left_out)
-    _add_measurements(outcomes, measured, known, left_out)
+    _add_measurements(outcomes, measured, known, left_out, timing)
     outcomes.notes.extend(f"{count} {what}" for what, count in sorted(left_out.items()))
     return outcomes
 
@@ -150,7 +148,11 @@ def _add_traces(outcomes: Outcomes, traces: list[Trace], known: dict[str, Soluti
 
 
 def _add_measurements(
-    outcomes: Outcomes, measured: list[Measurement], known: dict[str, Solution], left_out: Counter[str]
+    outcomes: Outcomes,
+    measured: list[Measurement],
+    known: dict[str, Solution],
+    left_out: Counter[str],
+    timing: str | None,
 ) -> None:
     elsewhere = _elsewhere(outcomes.environment)
     hashes = {name: content_hash(solution) for name, solution in known.items()}
@@ -159,7 +161,8 @@ def _add_measurements(
         if elsewhere(Environment(hardware=m.hardware, libs=m.libs)):
             left_out["measurements from other hardware or library versions"] += 1
             continue
-        compared = bool(m.baseline) and speed(m.baseline_ms) is not None
+        wanted = timing is None or m.timing == timing
+        compared = wanted and bool(m.baseline) and speed(m.baseline_ms) is not None
         if compared:
             outcomes.tasks.setdefault(m.definition, set()).add(m.workload)
         if m.solution not in known or known[m.solution].definition != m.definition:
@@ -173,12 +176,16 @@ def _add_measurements(
         of_solution = outcomes.by_solution.setdefault(m.solution, {})
         before = of_solution.get(m.workload, Outcome(m.status))
         passed = m.status == PASSED
+        if wanted or not passed:  # else the last ratio of the wanted timing stays
+            before = replace(
+                before,
+                ratio=speed(m.ratio) if passed and compared else None,
+                sure=passed and compared and not m.doubt and (m.ratio_low or 0.0) > 1.0,
+                timed=", ".join(filter(None, (m.timing, m.cache))) if wanted else "",
+            )
         of_solution[m.workload] = replace(
             before,
             status=m.status,
-            ratio=speed(m.ratio) if passed and compared else None,
-            sure=passed and compared and not m.doubt and (m.ratio_low or 0.0) > 1.0,
-            timed=", ".join(filter(None, (m.timing, m.cache))),
             reference=before.reference if passed else None,
             reason=before.reason if before.status == m.status else "",
         )

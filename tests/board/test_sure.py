@@ -46,13 +46,45 @@ def test_how_times_were_taken_is_told() -> None:
     assert "timed" not in line(board(one("a1", 1.5)), "ann_copy_a").to_dict()
 
 
-def test_ratios_of_the_other_way_are_left_out_and_failures_stay() -> None:
+@pytest.mark.parametrize("timing", ["graph", "plain"])
+def test_the_last_verdict_counts_however_it_was_timed(timing: str) -> None:
+    first, second = "2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"
+    failed = {"status": "RUNTIME_ERROR", "ratio_low": None, "timing": ""}
+    mended = line(
+        board(
+            one("a1", 0.0, timestamp=first, **failed), one("a1", 1.5, timestamp=second, timing="graph"), timing=timing
+        ),
+        "ann_copy_a",
+    )
+    assert (mended.score.correct, mended.score.evaluated, mended.failures) == (1, 1, ())
+    assert mended.score.speedup == (pytest.approx(1.5) if timing == "graph" else None)
+    broken = line(
+        board(
+            one("a1", 1.5, timestamp=first, timing="graph"), one("a1", 0.0, timestamp=second, **failed), timing=timing
+        ),
+        "ann_copy_a",
+    )
+    assert (broken.score.correct, broken.score.speedup, broken.score.sure, broken.timed) == (0, None, 0, ())
+
+
+def test_the_last_ratio_of_the_wanted_timing_stays() -> None:
+    lines = [
+        one("a1", 1.5, timestamp="2026-01-01T00:00:00+00:00", timing="graph"),
+        one("a1", 3.0, timestamp="2026-01-02T00:00:00+00:00", timing="plain"),
+    ]
+    for timing, ratio in (("graph", 1.5), ("plain", 3.0)):
+        found = line(board(*lines, timing=timing), "ann_copy_a")
+        assert found.score.speedup == pytest.approx(ratio)
+        assert found.timed == (timing,)
+
+
+def test_ratios_of_the_other_way_are_left_out_and_verdicts_stay() -> None:
     lines = [
         one("a1", 1.5, timing="graph"),
         one("a2", 3.0, timing="plain"),
         one("a3", None, status="RUNTIME_ERROR", timing=""),  # type: ignore[arg-type]
     ]
     score = line(board(*lines, timing="graph"), "ann_copy_a").score
-    assert (score.evaluated, score.correct) == (2, 1)
+    assert (score.evaluated, score.correct) == (3, 2)
     assert score.speedup == pytest.approx(1.5)
     assert line(board(*lines, timing="plain"), "ann_copy_a").score.speedup == pytest.approx(3.0)
