@@ -89,3 +89,12 @@ def test_what_is_measured_again_replaces_what_was(tuned: Callable[..., dict[str,
 def test_what_no_time_is_left_for_is_left_out(tuned: Callable[..., dict[str, Any]]) -> None:
     device = tuned(stop_in=-1.0)["devices"]["NVIDIA H200"]
     assert (device["products"], device["table"]) == ([], [])
+
+
+def test_a_plan_is_checked_against_its_own_rows_after_others_have_run() -> None:
+    """What runs before a product in a graph writes the rows; a check that took those found all but one plan wrong."""
+    bench = gpu_tune.Bench([torch.randn(16, 32)], 3)
+    assert bench.problem(gpu_tune.linear) is None
+    bench._run(gpu_tune.linear, after_ours=False)
+    assert bench.problem(gpu_tune.linear) is None
+    assert bench.problem(lambda a, b, c: c.zero_()) == "wrong: off by 1"
