@@ -82,6 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bench-budget", type=float, default=100.0, help="seconds")
     parser.add_argument("--share", type=float, default=0.35, help="of the device's memory, for each of two engines")
     parser.add_argument("--kv-gib", type=float, default=4.0, help="cache of each engine")
+    parser.add_argument("--profile", action="store_true", help="the kernels of both sides, by time, after the ratios")
     parser.add_argument("--eager", action="store_true", help="no torch.compile and no CUDA graphs")
     parser.add_argument("--tiny", action="store_true", help="a toy model, also on a CPU engine")
     parser.add_argument("--work", type=Path, help="keep what is made here")
@@ -228,6 +229,11 @@ def compare(options: argparse.Namespace, stock: Worker, applied: Worker, report:
             **{key: value for key, value in one.to_dict().items() if key not in ("off", "on")},
         }
         report.add(f"decode at {batch}", decode_ratio={b: r["ratio"] for b, r in found.items()}, batches=found)
+    if options.profile:
+        profiles: dict[str, Any] = {}
+        for batch in options.batches:
+            profiles[str(batch)] = {"stock": stock.ask("profile", batch), "apply": applied.ask("profile", batch)}
+            report.add(f"profile at {batch}", profiles=profiles)
     if not options.tiny:
         # After the times: weights that tell tokens apart. A CPU engine has packed its own away.
         report.add("weights", weights=[worker.ask("redraw") for worker in (stock, applied)])

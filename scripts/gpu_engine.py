@@ -38,6 +38,8 @@ LLAMA_8B: dict[str, Any] = {
     "eos_token_id": 2,
     "rope_theta": 500000.0,
 }
+#: As many lines has a profile.
+KERNELS = 20
 #: For trying a script where there is no GPU.
 TINY = LLAMA_8B | {
     "vocab_size": 2048,
@@ -106,6 +108,24 @@ def serve(options: dict[str, Any]) -> None:
         generate(batch, tokens, length, sampling or {"temperature": 0.0})
         return (time.perf_counter() - start) / length * 1e3
 
+    def profile(batch: int, length: int = 64) -> list[dict[str, Any]]:
+        """The kernels that took most of a generation, by name; the one prefill is among them."""
+        from torch.profiler import ProfilerActivity
+        from torch.profiler import profile as recorded
+
+        with recorded(activities=[ProfilerActivity.CUDA]) as found:
+            greedy(batch, 8, length)
+        kernels = sorted(found.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+        return [
+            {
+                "kernel": kernel.key[:120],
+                "calls": kernel.count,
+                "us_each": round(kernel.self_device_time_total / kernel.count, 2),
+                "us_step": round(kernel.self_device_time_total / length, 1),
+            }
+            for kernel in kernels[:KERNELS]
+        ]
+
     def greedy(batch: int, tokens: int, length: int) -> list[list[int]]:
         return generate(batch, tokens, length, {"temperature": 0.0})
 
@@ -131,6 +151,7 @@ def serve(options: dict[str, Any]) -> None:
         "greedy": greedy,
         "scored": scored,
         "count": count,
+        "profile": profile,
         "redraw": lambda: redraw(llm),
         "status": lambda: runtime().snapshot()["status"],
         "placed": placed,
