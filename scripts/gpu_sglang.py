@@ -84,19 +84,20 @@ class Run:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.folder = folder
-        self.sections = options.sections.split(",")
+        parts = {"fp8": [f"fp8 {kind}" for kind in FP8]}
+        self.sections = [part for name in options.sections.split(",") for part in parts.get(name, [name])]
         self.began = time.perf_counter()
         self.failed: list[str] = []
         self.engines: dict[str, Worker] = {}
         self.started = 0
 
     def all(self) -> None:
-        sections = {
+        sections: dict[str, Callable[[], dict[str, Any]]] = {
             "capture": self.capture,
             "marks": self.marks,
             "moe": self.moe,
-            "fp8": self.fp8,
             "ratio": self.ratio,
+            **{f"fp8 {kind}": partial(self.fp8, kind) for kind in FP8},
         }
         try:
             self.start_first()
@@ -221,27 +222,25 @@ class Run:
         return self.finished("marked", found) | {"tokens_as_stock": _same(stock, right)}
 
     def moe(self) -> dict[str, Any]:
-        traced = self.engines["traced moe"]
+        name = "traced moe"
+        # The ratio closes what was up before it.
+        traced = self.engines.get(name) or self.start(name, kind="qwen3_moe", eager=True, variables=TRACING)
         traced.ask("start")
         traced.ask("generate", 1, TOKENS, LENGTH)
-        self.close("traced moe")
+        self.close(name)
         marked = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
         return self.finished("marked moe", {"moe": self.mark(marked, "moe", None)})
 
-    def fp8(self) -> dict[str, Any]:
+    def fp8(self, kind: str) -> dict[str, Any]:
         if self.options.tiny:
             return {"left_out": "fp8 layers need a GPU"}
-        found: dict[str, Any] = {}
-        for kind, families in FP8.items():
-            traced = self.start(f"traced {kind}", kind=kind, eager=True, variables=TRACING)
-            traced.ask("start")
-            traced.ask("generate", 1, TOKENS, LENGTH)
-            self.close(f"traced {kind}")
-            adapters = "sglang.gemm_fp8,sglang.moe_fp8"
-            marked = self.proven(f"traced {kind}", f"marked {kind}", kind=kind, FIB_ADAPTERS=adapters)
-            marks = {name: self.mark(marked, name, None) for name in families}
-            found[kind] = self.finished(f"marked {kind}", marks)
-        return found
+        traced = self.start(f"traced {kind}", kind=kind, eager=True, variables=TRACING)
+        traced.ask("start")
+        traced.ask("generate", 1, TOKENS, LENGTH)
+        self.close(f"traced {kind}")
+        adapters = "sglang.gemm_fp8,sglang.moe_fp8"
+        marked = self.proven(f"traced {kind}", f"marked {kind}", kind=kind, FIB_ADAPTERS=adapters)
+        return self.finished(f"marked {kind}", {name: self.mark(marked, name, None) for name in FP8[kind]})
 
     def proven(self, source: str, name: str, kind: str = "llama", **variables: str) -> Worker:
         """An engine with apply on and a marked solution for every definition that ``source`` captured."""
@@ -321,7 +320,8 @@ class Run:
             steps = in_turns(sides, options.rounds)
             found[str(batch)] = ratios(steps["stock"], steps["apply"]).to_dict()
             print(f"  batch {batch}: {found[str(batch)]}", flush=True)
-        status = applied.ask("status")
+        status, placed = applied.ask("status"), applied.ask("placed")
+        self.close("stock", "apply")
         return {
             "model": f"random-weight Llama-3.1-8B, {options.layers} layers, bfloat16, greedy, 64 in, 128 out",
             "adapters": options.adapters,
@@ -330,7 +330,7 @@ class Run:
             "ms_per_step": found,
             "substituted": {op: [line["substituted"], line["calls"]] for op, line in status["ops"].items()},
             "fallbacks": {op: line["fallbacks"] for op, line in status["ops"].items()},
-            "placed": applied.ask("placed"),
+            "placed": placed,
         }
 
 
