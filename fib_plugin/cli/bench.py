@@ -112,6 +112,9 @@ def bench(
     root = _root(dataset, as_json)
     if profile and ray is not None:
         _fail("--profile runs on this host only (leave out --ray)", as_json)
+    named = None if devices is None else [name.strip() for name in devices.split(",") if name.strip()]
+    if named == []:
+        _fail(f"--devices {devices!r} names none (give some, such as cpu or cuda:0,cuda:1, or leave it out)", as_json)
     from fib_plugin.bench import BenchError, run_bench  # imports torch
     from fib_plugin.bench.candidates import read_candidates
     from fib_plugin.dataset import TraceSet, load_measurements
@@ -143,14 +146,14 @@ def bench(
                 candidates=candidates,
                 save=save or not paths,
                 budget=budget,
-                devices=[name.strip() for name in devices.split(",") if name.strip()] if devices else None,
+                devices=named,
                 ray=ray,
                 graphs=not no_graphs,
                 warm=warm,
                 kernels=kernels,
             )
         if profile:
-            profiles = _profile(view.results, root, devices, threads, chosen.cache_path, as_json)
+            profiles = _profile(view.results, root, named, threads, chosen.cache_path, as_json)
     except KeyboardInterrupt:
         view.interrupted = True
     except SchemaError as error:
@@ -188,14 +191,14 @@ def _fail(message: str, as_json: bool) -> NoReturn:
 
 
 def _profile(
-    results: Sequence[BenchResult], root: Path, devices: str | None, threads: int | None, cache: Path, quiet: bool
+    results: Sequence[BenchResult], root: Path, devices: list[str] | None, threads: int | None, cache: Path, quiet: bool
 ) -> list[Profile]:
     from fib_plugin.bench import profile
     from fib_plugin.bench.child import Place
     from fib_plugin.bench.devices import host_devices
     from fib_plugin.bench.host import physical_cores
 
-    device = devices.split(",")[0].strip() if devices else host_devices()[0]
+    device = devices[0] if devices else host_devices()[0]
     place = Place(device, threads or physical_cores(), cache)
     with Console(stderr=True, quiet=quiet).status("profiling what passed"):
         return list(profile.profile(results, root, place, cache / _PROFILES))

@@ -108,6 +108,8 @@ def test_a_compilers_errors_are_shown_with_the_line_that_it_names(tmp_path: Path
         (["work", "--definitions", "zzz"], "no definition in"),
         (["bad"], "solution.toml: families: unknown family 'rmsnrm' (did you mean 'rmsnorm'?)"),
         (["work", "--devices", "cpu,cuda:77"], "this host has no device cuda:77 (it has"),
+        (["work", "--devices", " ,"], "--devices ' ,' names none (give some, such as cpu"),
+        (["work", "--devices", ""], "--devices '' names none (give some, such as cpu"),
         (["--profile", "--ray", "h:1"], "--profile runs on this host only (leave out --ray)"),
     ],
 )
