@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ DENSE = ("gemm", "rmsnorm", "fused_add_rmsnorm", "silu_and_mul", "rope", "gqa_pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sections", default="capture,marks,moe,fp8,ratio")
+    parser.add_argument("--sections", default="capture,marks,moe,fp8,ratio", help="fp8: all of 'fp8 MODEL'")
     parser.add_argument("--dataset", type=Path, help="for the ratio: a dataset that was benchmarked on this machine")
     parser.add_argument("--lock", type=Path, help="its fib.lock; default: beside it")
     parser.add_argument("--adapters", default="sglang.gemm", help="FIB_ADAPTERS of the ratio")
@@ -222,25 +222,23 @@ class Run:
         return self.finished("marked", found) | {"tokens_as_stock": _same(stock, right)}
 
     def moe(self) -> dict[str, Any]:
-        name = "traced moe"
-        # The ratio closes what was up before it.
-        traced = self.engines.get(name) or self.start(name, kind="qwen3_moe", eager=True, variables=TRACING)
-        traced.ask("start")
-        traced.ask("generate", 1, TOKENS, LENGTH)
-        self.close(name)
-        marked = self.proven("traced moe", "marked moe", kind="qwen3_moe", FIB_ADAPTERS="sglang.moe")
-        return self.finished("marked moe", {"moe": self.mark(marked, "moe", None)})
+        return self.alone("moe", "qwen3_moe", "sglang.moe", ("moe",))
 
     def fp8(self, kind: str) -> dict[str, Any]:
         if self.options.tiny:
             return {"left_out": "fp8 layers need a GPU"}
-        traced = self.start(f"traced {kind}", kind=kind, eager=True, variables=TRACING)
-        traced.ask("start")
-        traced.ask("generate", 1, TOKENS, LENGTH)
-        self.close(f"traced {kind}")
-        adapters = "sglang.gemm_fp8,sglang.moe_fp8"
-        marked = self.proven(f"traced {kind}", f"marked {kind}", kind=kind, FIB_ADAPTERS=adapters)
-        return self.finished(f"marked {kind}", {name: self.mark(marked, name, None) for name in FP8[kind]})
+        return self.alone(kind, kind, "sglang.gemm_fp8,sglang.moe_fp8", FP8[kind])
+
+    def alone(self, name: str, kind: str, adapters: str, families: Sequence[str]) -> dict[str, Any]:
+        """Marks of ``families`` in a model that is captured for them, with these adapters only."""
+        traced, marked = f"traced {name}", f"marked {name}"
+        # The ratio closes what was up before it.
+        worker = self.engines.get(traced) or self.start(traced, kind=kind, eager=True, variables=TRACING)
+        worker.ask("start")
+        worker.ask("generate", 1, TOKENS, LENGTH)
+        self.close(traced)
+        worker = self.proven(traced, marked, kind=kind, FIB_ADAPTERS=adapters)
+        return self.finished(marked, {family: self.mark(worker, family, None) for family in families})
 
     def proven(self, source: str, name: str, kind: str = "llama", **variables: str) -> Worker:
         """An engine with apply on and a marked solution for every definition that ``source`` captured."""
